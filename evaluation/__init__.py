@@ -1,0 +1,1 @@
+"""Scoring, judging, statistics and the report. Reads artifacts; importable without torch."""

@@ -1,0 +1,109 @@
+"""PubMedQA (labelled): answer a research question from an abstract with yes, no or maybe.
+
+An instance (https://huggingface.co/datasets/qiaojin/PubMedQA, config pqa_labeled, pubid 21645374):
+
+    question        Do mitochondria play a role in remodelling lace plant leaves during programmed cell death?
+    context         Programmed cell death (PCD) is the regulated death of cells within an organism. [...]
+    final_decision  yes
+
+Official scorer (accuracy and macro-F1 over the 500 test ids of the authors' repository):
+https://github.com/pubmedqa/pubmedqa/blob/master/evaluation.py
+That scorer gets labels, not text. Chat models answer in text, so a rule is needed, and it is this one:
+
+1. The answer is the first of yes, no, maybe that stands as a word at the very start of the reply (after spaces, quotes,
+   asterisks, "the answer is", "answer:", "final decision:").
+2. Otherwise the word after the last "answer is" / "answer:" / "final decision:" / "conclusion:" in the reply.
+3. Otherwise, when exactly one of the three words occurs in the reply, that one.
+4. Otherwise the reply is invalid: counted wrong, and counted as invalid.
+
+"No" as a determiner ("No significant difference...") would be read as an answer by rule 1; it is one only when the next
+character ends a clause, the reply ends, or the word stands on its own line. For rule 3 the same holds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from evaluation.benchmarks.common import pair
+
+LABELS = ("yes", "no", "maybe")
+_ENDS = r"(?=\s*(?:[.,;:!?)\]\"'*`\n]|-|$))"
+_WORD = rf"(yes\b|maybe\b|no\b{_ENDS})"
+_LEAD = r"(?:(?:the\s+)?(?:final\s+)?(?:answer|decision|conclusion)(?:\s+is\b)?\s*:?\s*)"
+START = re.compile(rf"^[\s\"'*`(\[]*{_LEAD}?[\s\"'*`(\[]*{_WORD}", re.IGNORECASE)
+STATED = re.compile(rf"(?:answer|decision|conclusion)(?:\s+is\b|\s*:)\s*[\s\"'*`(\[]*{_WORD}", re.IGNORECASE)
+ANYWHERE = re.compile(rf"\b{_WORD}", re.IGNORECASE)
+
+
+def parse(text: str) -> str:
+    """yes, no, maybe or "" (invalid), by the rule above."""
+    if found := START.search(text):
+        return found.group(1).lower()
+    if stated := STATED.findall(text):
+        return str(stated[-1]).lower()
+    words = {word.lower() for word in ANYWHERE.findall(text)}
+    return words.pop() if len(words) == 1 else ""
+
+
+def score(items: list[dict[str, Any]], completions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per item: id, category, half, answer, reference, correct, invalid (no answer found, counted as wrong)."""
+    rows = []
+    for item, completion in pair(items, completions):
+        answer, reference = parse(completion["completion"]), str(item["reference"]).strip().lower()
+        rows.append(
+            {
+                "id": item["id"],
+                "category": item.get("category", ""),
+                "half": item.get("half", "test"),
+                "answer": answer,
+                "reference": reference,
+                "correct": answer == reference,
+                "invalid": not answer,
+            }
+        )
+    return rows
+
+
+def macro_f1(rows: list[dict[str, Any]]) -> float:
+    """Mean F1 of the labels that occur in the references or the answers, as scikit-learn's macro average of the three."""
+    scores = []
+    for label in LABELS:
+        hit = sum(r["answer"] == label == r["reference"] for r in rows)
+        wrong = sum(r["answer"] == label != r["reference"] for r in rows)
+        missed = sum(r["reference"] == label != r["answer"] for r in rows)
+        if hit + wrong + missed:
+            scores.append(2 * hit / (2 * hit + wrong + missed))
+    return sum(scores) / len(scores) if scores else float("nan")
+
+
+def extra(rows: list[dict[str, Any]]) -> dict[str, list[bool]]:
+    """Secondary metrics as 0/1 outcomes per prompt."""
+    return {"pubmedqa_accuracy": [row["correct"] for row in rows]}
+
+
+def statistics(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Metrics that are no mean over prompts, each with a 95 % bootstrap interval (value, low, high)."""
+    return {"macro_f1": (macro_f1(rows), *macro_f1_interval(rows))}
+
+
+def macro_f1_interval(
+    rows: list[dict[str, Any]], resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap over prompts, drawn as multinomial confusion tables (the same thing, and fast)."""
+    import numpy as np
+
+    if not rows:
+        return float("nan"), float("nan")
+    answers = (*LABELS, "")
+    table = np.zeros((3, 4))
+    for row in rows:
+        if row["reference"] in LABELS:
+            table[LABELS.index(row["reference"]), answers.index(row["answer"])] += 1
+    draws = np.random.default_rng(seed).multinomial(int(table.sum()), table.ravel() / table.sum(), resamples)
+    draws = draws.reshape(resamples, 3, 4)
+    hit = np.diagonal(draws[:, :, :3], axis1=1, axis2=2)
+    size = draws.sum(axis=2) + draws[:, :, :3].sum(axis=1)  # references + answers of each label
+    f1 = np.where(size > 0, 2 * hit / np.maximum(size, 1), np.nan)
+    low, high = np.quantile(np.nanmean(f1, axis=1), [0.025, 0.975])
+    return float(low), float(high)
