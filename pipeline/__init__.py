@@ -1,0 +1,1 @@
+"""The SafeMERGE experiment: `python -m pipeline`. Read `pipeline/__main__.py` first."""

@@ -1,0 +1,212 @@
+"""A repaired adapter, from two adapters, a selection and a repair."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import UserError
+from pipeline.merging import combine
+from pipeline.merging.adapters import Adapter, Lora, load_adapter, write_adapter
+from pipeline.merging.card import write_card
+from pipeline.merging.checkpoints import Checkpoint
+from pipeline.merging.combine import Factors
+from pipeline.merging.points import Repair
+from pipeline.merging.similarity import open_checkpoint, subspaces
+from pipeline.merging.subspace import project
+from pipeline.merging.table import ModuleRow, write_rows
+
+
+def repair_adapter(
+    *,
+    task: str | Path | Adapter,
+    safety: str | Path | Adapter | None,
+    selected: Sequence[str],
+    repair: Repair,
+    output: str | Path,
+    base: str | Path | Checkpoint | None = None,
+    aligned: str | Path | Checkpoint | None = None,
+    dtype: torch.dtype | None = None,
+    card: Mapping[str, Any] | None = None,
+    rows: Sequence[ModuleRow] | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the task adapter, with the selected modules repaired, as an ordinary PEFT folder; return what was done.
+
+    Unselected modules keep dW_f. A module of the safety adapter that the task adapter lacks is left out: the paper
+    repairs task modules. A selected module that the safety adapter lacks is kept as it is. Both are listed in
+    `notes`. The folder appears under its name only when complete. dtype: of the weights, the task adapter's by
+    default. card: facts for the model card; rows: written beside it as similarity.csv. base and aligned are read
+    by `project` only. UserError for bad input, or if output exists and overwrite is not set.
+    """
+    ours = load_adapter(task)
+    theirs = load_adapter(safety) if safety is not None and repair.kind in ("blend", "add") else None
+    _check(ours, theirs, selected, repair, base, aligned)
+    target = Path(output)
+    info: dict[str, Any] = {
+        "modules": len(ours.modules),
+        "notes": _notes(ours, theirs, selected),
+        "svd_error": None,
+    }
+    repairable = [name for name in ours.modules if theirs is None or name in theirs.modules]
+    chosen = set(selected).intersection(repairable) if repair.kind != "keep" else set()
+    info["selected"] = sorted(chosen)
+    info["merged_modules"] = len(chosen)
+    merged = {name: _scaled(module) for name, module in ours.modules.items()}
+    if repair.kind == "project":
+        _project(ours, open_checkpoint(base or ""), open_checkpoint(aligned or ""), chosen, merged, device)
+    else:
+        _combine(ours, theirs, repair, chosen, merged)
+    if repair.rank is not None and chosen:
+        errors = []
+        for name in sorted(chosen):
+            merged[name], error = combine.truncate(merged[name], repair.rank)
+            errors.append(error)
+        info["svd_error"] = max(errors)
+        info["svd_error_mean"] = sum(errors) / len(errors)
+    with complete_folder(target, overwrite) as folder:
+        info["rank"] = write_adapter(folder, merged, ours.base, dtype or ours.dtype)
+        if rows is not None:
+            write_rows(folder / "similarity.csv", rows)
+        write_card(folder, ours, theirs, repair, info, card or {}, rows)
+    info["output"] = str(target)
+    return info
+
+
+def _check(
+    ours: Adapter,
+    theirs: Adapter | None,
+    selected: Sequence[str],
+    repair: Repair,
+    base: object,
+    aligned: object,
+) -> None:
+    if repair.kind in ("blend", "add") and theirs is None:
+        raise UserError(f"repair {repair.kind} needs a safety adapter; give one")
+    if repair.kind == "project" and (base is None or aligned is None):
+        raise UserError("repair project needs the base and aligned models; give both")
+    unknown = sorted(set(selected).difference(ours.modules))
+    if unknown:
+        raise UserError(
+            f"module {unknown[0]} is selected but {ours.source} has none of that name; is the table its own?"
+        )
+    if theirs is None:
+        return
+    common = [name for name in ours.modules if name in theirs.modules]
+    if not common:
+        raise UserError(f"{ours.source} and {theirs.source} share no module; both must adapt the same model")
+    for name in common:
+        mine, other = ours.modules[name], theirs.modules[name]
+        if mine.a.shape[1] != other.a.shape[1] or mine.b.shape[0] != other.b.shape[0]:
+            raise UserError(
+                f"{name} is {mine.b.shape[0]}x{mine.a.shape[1]} in {ours.source} and "
+                f"{other.b.shape[0]}x{other.a.shape[1]} in {theirs.source}; both must adapt the same model"
+            )
+
+
+def _notes(ours: Adapter, theirs: Adapter | None, selected: Sequence[str]) -> list[str]:
+    if theirs is None:
+        return []
+    notes = [
+        f"{name}: in the safety adapter only, left out" for name in theirs.modules if name not in ours.modules
+    ]
+    for name in ours.modules:
+        if name not in theirs.modules:
+            repaired = "selected but not repaired, " if name in set(selected) else ""
+            notes.append(f"{name}: in the task adapter only, {repaired}kept")
+    return notes
+
+
+def _scaled(module: Lora) -> Factors:
+    """float32 (a, b) with the LoRA scaling in b."""
+    b = module.b.float()
+    return module.a.float(), b if module.scaling == 1 else b * module.scaling
+
+
+def _combine(
+    ours: Adapter, theirs: Adapter | None, repair: Repair, chosen: set[str], merged: dict[str, Factors]
+) -> None:
+    """Repair the chosen modules in place.
+
+    Seeded repairs draw for every common module, chosen or not, in PEFT's order: a module's mask then depends on the
+    seed alone, not on tau, and equals that of torch.manual_seed(seed) with PEFT over the whole adapter.
+    """
+    generator = torch.Generator().manual_seed(repair.seed)
+    draws = (
+        repair.density is not None
+        and repair.density < 1
+        and (repair.kind == "add" or repair.combine.startswith("dare"))
+    )
+    for name, factors in merged.items():
+        if theirs is None:
+            if name in chosen:
+                merged[name] = _alone(repair, factors)
+        elif name in theirs.modules and (name in chosen or draws):
+            result = _with_safety(repair, ours.modules[name], theirs.modules[name], factors, generator)
+            if name in chosen:
+                merged[name] = result
+
+
+def _alone(repair: Repair, factors: Factors) -> Factors:
+    if repair.kind == "drop":
+        return combine.scale(factors, 0.0)
+    if repair.kind == "scale" and repair.alpha is not None:
+        return combine.scale(factors, repair.alpha)
+    raise UserError(f"repair {repair.kind} with alpha={repair.alpha} cannot be applied; see pipeline.methods")
+
+
+def _with_safety(
+    repair: Repair, ours: Lora, theirs: Lora, task: Factors, generator: torch.Generator
+) -> Factors:
+    if repair.kind == "add":
+        safety = _scaled(theirs)
+        if repair.density is not None:
+            safety = combine.dare(safety, repair.density, generator)
+        return combine.add(task, safety, repair.gamma or 0.0)
+    alpha = 1.0 if repair.alpha is None else repair.alpha
+    if repair.combine == "exact":
+        return combine.blend(task, _scaled(theirs), alpha)
+    plain = (ours.a.float(), ours.b.float()), (theirs.a.float(), theirs.b.float())
+    scalings = ours.scaling, theirs.scaling
+    return combine.peft_blend(repair.combine, *plain, scalings, alpha, repair.density, generator)
+
+
+def _project(
+    ours: Adapter,
+    base: Checkpoint,
+    aligned: Checkpoint,
+    chosen: set[str],
+    merged: dict[str, Factors],
+    device: str,
+) -> None:
+    names = [name for name in ours.modules if name in chosen]
+    for name, v, norm_v in subspaces(ours, base, aligned, names, device):
+        a, b = merged[name]
+        merged[name] = a, project(b.to(v.device), v, norm_v).cpu()
+
+
+@contextmanager
+def complete_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary sibling of target that takes its name once the block succeeds, and goes away if it fails."""
+    if target.exists() and not target.is_dir():
+        raise UserError(f"output {target} is a file; give a folder that does not exist yet")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise UserError(f"output {target} exists; remove it, give another, or pass --overwrite")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.is_dir() and any(target.iterdir()):
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

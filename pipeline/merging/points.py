@@ -1,0 +1,185 @@
+"""What a sweep point is: a selection of modules and a repair of them. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from data.errors import UserError
+from pipeline.merging.table import ModuleRow, live_rhos
+
+Tau = float | str  # a number, or a quantile of the adapter's own rho such as "q0.5"
+Rule = Literal["none", "all", "below", "lowest", "highest", "random", "kinds", "layers"]
+Kind = Literal["keep", "drop", "blend", "project", "add", "scale"]
+Source = Literal["none", "task", "safeinstruct"]
+COMBINES = ("exact", "peft_linear", "dare_linear", "ties", "dare_ties")
+WITH_DENSITY = ("dare_linear", "ties", "dare_ties")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which modules are repaired.
+
+    rule `below` takes rho < tau. `lowest`, `highest` and `random` take k modules: k is a number, a fraction of all
+    modules (a float in [0, 1]), or, where k is None, as many as lie below tau. `kinds` and `layers` take names.
+    """
+
+    rule: Rule = "none"
+    tau: Tau | None = None
+    k: int | float | None = None
+    seed: int = 0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What is done to a selected module; see pipeline.merging.combine for the equations.
+
+    density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation, None for none.
+    """
+
+    kind: Kind = "keep"
+    alpha: float | None = None
+    gamma: float | None = None
+    combine: str = "exact"
+    density: float | None = None
+    seed: int = 0
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One adapter to evaluate: where it starts from, what is selected, how that is repaired."""
+
+    method: str
+    label: str
+    adapter: Source = "task"
+    selection: Selection = field(default_factory=Selection)
+    repair: Repair = field(default_factory=Repair)
+
+    @property
+    def tau(self) -> Tau | None:
+        """tau as it was set; resolve_tau gives the number."""
+        return self.selection.tau
+
+    @property
+    def tau_setting(self) -> str | None:
+        return None if self.selection.tau is None else show(self.selection.tau)
+
+    @property
+    def alpha(self) -> float | None:
+        return self.repair.alpha
+
+    @property
+    def combine(self) -> str:
+        return self.repair.combine
+
+    @property
+    def needs_safety(self) -> bool:
+        """True if the repair blends in a safety adapter."""
+        return self.repair.kind in ("blend", "add")
+
+    @property
+    def needs_models(self) -> bool:
+        """True if the repair itself reads the base and aligned weights."""
+        return self.repair.kind == "project"
+
+
+def resolve_tau(tau: Tau, rhos: Sequence[float]) -> float:
+    """The number that a tau setting stands for; "q0.5" is numpy.quantile(rhos, 0.5), linear interpolation.
+
+    rhos: of the modules that have one (degenerate ones left out). With the strict rho < tau, q0.5 takes half of
+    them, q0 none, and q1 all but the largest.
+    """
+    setting = check_tau(tau)
+    if not isinstance(setting, str):
+        return setting
+    if not len(rhos):
+        raise UserError(f"tau={tau} is a quantile of rho, but no module has a defined rho; use a number")
+    return float(np.quantile(np.asarray(rhos, dtype=np.float64), float(setting[1:])))
+
+
+def select(rows: Sequence[ModuleRow], selection: Selection) -> tuple[str, ...]:
+    """The names of the modules that a selection takes, sorted. Ties in rho are broken by name."""
+    chosen: Iterable[ModuleRow]
+    if selection.rule == "none":
+        chosen = ()
+    elif selection.rule == "all":
+        chosen = rows
+    elif selection.rule == "below":
+        chosen = _below(rows, selection)
+    elif selection.rule == "kinds":
+        _known("kind", selection.names, {row.kind for row in rows})
+        chosen = (row for row in rows if row.kind in selection.names)
+    elif selection.rule == "layers":
+        wanted = {layer for name in selection.names for layer in layer_range(name)}
+        _known("layer", wanted, {row.layer for row in rows if row.layer is not None})
+        chosen = (row for row in rows if row.layer in wanted)
+    else:
+        size = len(_below(rows, selection)) if selection.k is None else _size(selection.k, len(rows))
+        if selection.rule == "random":
+            by_name = sorted(rows, key=lambda row: row.module)
+            chosen = random.Random(selection.seed).sample(by_name, size)
+        else:
+            sign = 1 if selection.rule == "lowest" else -1
+            chosen = sorted(rows, key=lambda row: (sign * row.rho, row.module))[:size]
+    return tuple(sorted(row.module for row in chosen))
+
+
+def _below(rows: Sequence[ModuleRow], selection: Selection) -> list[ModuleRow]:
+    if selection.tau is None:
+        raise UserError(f"selection {selection.rule} needs tau or k; set one")
+    tau = resolve_tau(selection.tau, live_rhos(rows))
+    return [row for row in rows if row.rho < tau]
+
+
+def _size(k: int | float, modules: int) -> int:
+    size = round(k * modules) if isinstance(k, float) else k
+    if size > modules:
+        raise UserError(f"k={k} is more than the adapter's {modules} modules; use at most {modules}")
+    return size
+
+
+def _known(what: str, wanted: Iterable[object], present: set) -> None:
+    missing = sorted(str(name) for name in wanted if name not in present)
+    if missing:
+        raise UserError(
+            f"the adapter has no {what} {', '.join(missing)}; it has {', '.join(map(str, sorted(present)))}"
+        )
+
+
+def show(value: object) -> str:
+    """A setting as it appears in labels: 0.70 and 0.7 are one."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number_in(name: str, value: object, low: float, high: float) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not low <= number <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise UserError(f"{name}={value} is not a number {bounds}")
+    return number
+
+
+def check_tau(value: object) -> Tau:
+    if isinstance(value, str) and value.startswith("q"):
+        return f"q{number_in(f'tau={value}: quantile', value[1:], 0, 1):g}"
+    try:
+        return number_in("tau", value, 0, math.inf)
+    except UserError:
+        raise UserError(f"tau={value} is neither a number of at least 0 nor a quantile q0 to q1") from None
+
+
+def layer_range(name: str) -> range:
+    first, _, last = name.partition("-")
+    if not first.isdigit() or not (last or first).isdigit():
+        raise UserError(f"layers={name} is neither a block number nor a range such as 10-15")
+    return range(int(first), int(last or first) + 1)

@@ -1,0 +1,124 @@
+"""The similarity table of an adapter: rho of every module, one pass over the two checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.errors import UserError
+from pipeline.merging import subspace
+from pipeline.merging.adapters import Adapter, Lora, load_adapter
+from pipeline.merging.checkpoints import Checkpoint
+from pipeline.merging.table import ModuleRow, kind_of, layer_of
+
+Progress = Callable[[int, int, str], None]  # (modules done, modules in all, the one just done)
+
+
+def open_checkpoint(reference: str | Path | Checkpoint) -> Checkpoint:
+    """A checkpoint from a folder or hub id."""
+    return reference if isinstance(reference, Checkpoint) else Checkpoint(reference)
+
+
+def similarity_table(
+    *,
+    base: str | Path | Checkpoint,
+    aligned: str | Path | Checkpoint,
+    adapter: str | Path | Adapter,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[ModuleRow]:
+    """rho and norms for each module of the adapter, in execution order.
+
+    Reads only the adapted modules' weights, one pair at a time. UserError if the adapter is not plain LoRA, if it
+    was trained on another model, or if a weight is missing, quantised, of another shape, NaN or infinite.
+    """
+    lora = load_adapter(adapter)
+    models = open_checkpoint(base), open_checkpoint(aligned)
+    check_base(lora, *models)
+    rows = []
+    for name, v, norm_v in subspaces(lora, *models, list(lora.modules), device):
+        module = lora.modules[name]
+        folded = subspace.fold(module.a, module.b).to(v.device)
+        found = subspace.similarity(folded, v, norm_v, module.scaling)
+        numbers = (found.rho, found.norm_task, found.norm_v, found.norm_projected)
+        rows.append(ModuleRow(name, layer_of(name), kind_of(name), *numbers, flags=found.flags))
+        if progress:
+            progress(len(rows), len(lora.modules), name)
+    return rows
+
+
+def subspaces(
+    adapter: Adapter, base: Checkpoint, aligned: Checkpoint, names: list[str], device: str
+) -> Iterator[tuple[str, Tensor, float]]:
+    """(module, V = W_aligned - W_base, ||V||_F) for each name. V is a buffer that the next step overwrites."""
+    try:
+        buffer = torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use device {device}: {str(error).splitlines()[0]}; use cpu") from None
+    for name in names:
+        weights = aligned.weight(name), base.weight(name)
+        check_shapes(name, adapter.modules[name], *weights)
+        shape = weights[0].shape
+        if buffer.numel() < shape.numel():
+            buffer = torch.empty(shape.numel(), device=device)
+        v = buffer[: shape.numel()].view(shape)
+        norm_v = subspace.difference(*weights, out=v)
+        if not math.isfinite(norm_v):
+            raise UserError(f"{name} of {aligned.reference} or {base.reference} has NaN or infinite weights")
+        del weights  # unmaps them before the next pair is mapped
+        yield name, v, norm_v
+
+
+def check_shapes(name: str, lora: Lora, aligned: Tensor, base: Tensor) -> None:
+    """UserError unless base, aligned and LoRA factors all describe one d_out x d_in matrix."""
+    if aligned.shape != base.shape:
+        raise UserError(
+            f"{name} is {tuple(aligned.shape)} in the aligned model and {tuple(base.shape)} in the base; "
+            "they must be the same architecture"
+        )
+    expected = (lora.b.shape[0], lora.a.shape[1])
+    if tuple(aligned.shape) != expected:
+        raise UserError(
+            f"{name} is {tuple(aligned.shape)} in the model but the adapter is for {expected}; "
+            "give the model that the adapter was trained on"
+        )
+
+
+def check_base(adapter: Adapter, base: Checkpoint, aligned: Checkpoint) -> None:
+    """UserError if the adapter says it was trained on another model than the aligned one.
+
+    Names are compared, and where both are folders, the first adapted weight. A folder that is gone, or a hub id
+    against a folder, cannot be compared and passes; shapes are checked in any case.
+    """
+    trained_on = adapter.base
+    if not trained_on or _same(trained_on, aligned.reference):
+        return
+    remedy = f"but --aligned is {aligned.reference}; give the model it was trained on"
+    if Path(trained_on).is_dir():
+        name = next(iter(adapter.modules))
+        theirs, ours = Checkpoint(trained_on).weight(name), aligned.weight(name)
+        if theirs.shape == ours.shape and torch.equal(theirs, ours.to(theirs.dtype)):
+            return
+        raise UserError(f"{adapter.source} was trained on {trained_on}, {remedy}")
+    if _same(trained_on, base.reference):
+        raise UserError(f"{adapter.source} was trained on the base model {trained_on}, {remedy}")
+    is_hub = not Path(aligned.reference).is_dir() and looks_like_hub_id(trained_on)
+    if is_hub:
+        raise UserError(f"{adapter.source} was trained on {trained_on}, {remedy}")
+
+
+def looks_like_hub_id(reference: str) -> bool:
+    """True for what looks like a hub id, org/name."""
+    return reference.count("/") == 1 and not reference.startswith((".", "/", "~"))
+
+
+def _same(left: str, right: str) -> bool:
+    def plain(reference: str) -> str:
+        path = Path(reference).expanduser()
+        return str(path.resolve()) if path.is_dir() else reference.rsplit("@", 1)[0].rstrip("/").lower()
+
+    return plain(left) == plain(right)

@@ -1,0 +1,254 @@
+"""Every defence as a selection of modules times a repair (DESIGN section 2): what conf/method/*.yaml point at.
+
+Each function turns its knobs into points, one per cell of the grid that lists span. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+from data.errors import UserError
+from pipeline.merging.points import (
+    COMBINES,
+    WITH_DENSITY,
+    Point,
+    Repair,
+    Selection,
+    Tau,
+    check_tau,
+    layer_range,
+    number_in,
+    resolve_tau,
+    select,
+    show,
+)
+
+__all__ = [
+    "Point",
+    "Repair",
+    "Selection",
+    "aligned",
+    "by_kind",
+    "by_layer",
+    "finetuned",
+    "full",
+    "highest_k",
+    "random_k",
+    "resolve_tau",
+    "resta",
+    "safeinstruct",
+    "safelora",
+    "safemerge",
+    "scale",
+    "select",
+]
+
+
+def aligned() -> list[Point]:
+    """The aligned model as it is, without an adapter."""
+    return [Point("aligned", "aligned", "none")]
+
+
+def finetuned() -> list[Point]:
+    """The task adapter, unrepaired."""
+    return [Point("finetuned", "finetuned")]
+
+
+def safeinstruct() -> list[Point]:
+    """Safety samples mixed into the task data while training; nothing to merge (Bianchi et al. 2024)."""
+    return [Point("safeinstruct", "safeinstruct", "safeinstruct")]
+
+
+def safemerge(
+    *,
+    tau: Tau | Sequence[Tau],
+    alpha: float | Sequence[float],
+    combine: str = "exact",
+    density: float | None = None,
+    seed: int = 0,
+    rank: int | None = None,
+) -> list[Point]:
+    """Blend the modules with rho < tau: alpha dW_f + (1 - alpha) dW_s. A tau x alpha grid, tau slowest."""
+    return [
+        _point("safemerge", Selection("below", tau=t), _blend(a, combine, density, seed, rank))
+        for t, a in product(_each(tau, check_tau), _each(alpha, _alpha))
+    ]
+
+
+def full(
+    *,
+    alpha: float | Sequence[float],
+    combine: str = "exact",
+    density: float | None = None,
+    seed: int = 0,
+    rank: int | None = None,
+) -> list[Point]:
+    """Blend every module: SafeMERGE with tau = infinity."""
+    repairs = (_blend(a, combine, density, seed, rank) for a in _each(alpha, _alpha))
+    return [_point("full", Selection("all"), repair) for repair in repairs]
+
+
+def safelora(
+    *, tau: Tau | Sequence[Tau] | None = None, k: float | Sequence[float] | None = None
+) -> list[Point]:
+    """Project the modules with rho < tau, or the k lowest, onto the safety subspace: B <- C B (Hsu et al. 2024)."""
+    if (tau is None) == (k is None):
+        raise UserError(f"safelora needs either tau or k, got tau={tau} and k={k}; set one of them")
+    chosen: list[Selection] = []
+    if tau is not None:
+        chosen = [Selection("below", tau=t) for t in _each(tau, check_tau)]
+    elif k is not None:
+        chosen = [Selection("lowest", k=n) for n in _each(k, _count)]
+    return [_point("safelora", selection, Repair("project")) for selection in chosen]
+
+
+def resta(
+    *,
+    gamma: float | Sequence[float],
+    dare_density: float | None = None,
+    seed: int = 0,
+    rank: int | None = None,
+) -> list[Point]:
+    """Add the safety adapter to every module: dW_f + gamma dW_s, dW_s optionally DARE-sparsified (Bhardwaj et al.)."""
+    density = None if dare_density is None else _density("dare_density", dare_density)
+    gammas = _each(gamma, lambda g: number_in("gamma", g, 0, math.inf))
+    repairs = (Repair("add", gamma=g, density=density, seed=seed, rank=_rank(rank)) for g in gammas)
+    return [_point("resta", Selection("all"), repair) for repair in repairs]
+
+
+def scale(*, alpha: float | Sequence[float]) -> list[Point]:
+    """Scale every module's update by alpha: merging with the aligned model, before or after (Farn et al. 2024)."""
+    return [_point("scale", Selection("all"), Repair("scale", alpha=a)) for a in _each(alpha, _alpha)]
+
+
+def random_k(
+    *,
+    alpha: float | Sequence[float],
+    k: float | Sequence[float] | None = None,
+    like: Tau | Sequence[Tau] | None = None,
+    seed: int | Sequence[int] = 0,
+    combine: str = "exact",
+) -> list[Point]:
+    """Control: blend k modules drawn at random, or as many as SafeMERGE takes with tau = `like`."""
+    seeds = _each(seed, int)
+    return [
+        _point("random", Selection("random", s.tau, s.k, n), _blend(a, combine))
+        for s, n, a in product(_counts("random_k", k, like), seeds, _each(alpha, _alpha))
+    ]
+
+
+def highest_k(
+    *,
+    alpha: float | Sequence[float],
+    k: float | Sequence[float] | None = None,
+    like: Tau | Sequence[Tau] | None = None,
+    combine: str = "exact",
+) -> list[Point]:
+    """Control: blend the k modules that moved least away, or as many as SafeMERGE takes with tau = `like`."""
+    return [
+        _point("highest", Selection("highest", s.tau, s.k), _blend(a, combine))
+        for s, a in product(_counts("highest_k", k, like), _each(alpha, _alpha))
+    ]
+
+
+def by_kind(
+    *, kinds: str | Sequence[str], alpha: float | Sequence[float], combine: str = "exact"
+) -> list[Point]:
+    """Control: blend all modules of the given kinds, e.g. [q_proj, v_proj], whatever their rho."""
+    names = tuple(sorted(_each(kinds, str)))
+    return [
+        _point("kinds", Selection("kinds", names=names), _blend(a, combine)) for a in _each(alpha, _alpha)
+    ]
+
+
+def by_layer(
+    *, layers: str | int | Sequence[str | int], alpha: float | Sequence[float], combine: str = "exact"
+) -> list[Point]:
+    """Control: blend all modules of the given blocks, e.g. [0, 1, "10-15"], whatever their rho."""
+    names = tuple(_each(layers, lambda layer: _layers(str(layer))))
+    return [
+        _point("layers", Selection("layers", names=names), _blend(a, combine)) for a in _each(alpha, _alpha)
+    ]
+
+
+def _point(method: str, selection: Selection, repair: Repair) -> Point:
+    knobs = {
+        "tau": selection.tau,
+        "k": selection.k,
+        "names": "+".join(selection.names) or None,
+        "seed": selection.seed if selection.rule == "random" else None,
+        "alpha": repair.alpha,
+        "gamma": repair.gamma,
+        "combine": None if repair.combine == "exact" else repair.combine,
+        "density": repair.density,
+        "rank": repair.rank,
+    }
+    # The seed of a random repair only matters to the label where a repair draws at all.
+    if repair.seed and repair.density is not None:
+        knobs["draw"] = repair.seed
+    words = [f"{name}={show(value)}" for name, value in knobs.items() if value is not None]
+    return Point(method, " ".join([method, *words]), "task", selection, repair)
+
+
+def _blend(
+    alpha: float, combine: str, density: float | None = None, seed: int = 0, rank: int | None = None
+) -> Repair:
+    if combine not in COMBINES:
+        raise UserError(f"combine={combine} is unknown; use one of {', '.join(COMBINES)}")
+    if combine in WITH_DENSITY:
+        if density is None:
+            raise UserError(
+                f"combine={combine} needs density, the share of weights it keeps; set it in (0, 1]"
+            )
+        density = _density("density", density)
+    elif density is not None:
+        raise UserError(f"combine={combine} has no use for density={density}; leave it out")
+    return Repair("blend", alpha=alpha, combine=combine, density=density, seed=seed, rank=_rank(rank))
+
+
+def _each(value, check):  # type: ignore[no-untyped-def]
+    """A scalar or a list of them (a ListConfig too), each checked; never empty."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not values:
+        raise UserError("an empty list of settings selects nothing; give at least one value")
+    return [check(item) for item in values]
+
+
+def _alpha(value: object) -> float:
+    return number_in("alpha", value, 0, 1)
+
+
+def _density(name: str, value: object) -> float:
+    number = number_in(name, value, 0, 1)
+    if number == 0:
+        raise UserError(f"{name}=0 would drop every weight; use a value in (0, 1]")
+    return number
+
+
+def _count(value: object) -> int | float:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(number_in("k", value, 0, math.inf))
+    return number_in("k (a fraction, as it is not a whole number)", value, 0, 1)
+
+
+def _counts(method: str, k: object, like: object) -> list[Selection]:
+    if (k is None) == (like is None):
+        raise UserError(
+            f"{method} needs either k or like (a tau), got k={k} and like={like}; set one of them"
+        )
+    if like is not None:
+        return [Selection(tau=tau) for tau in _each(like, check_tau)]
+    return [Selection(k=n) for n in _each(k, _count)]
+
+
+def _rank(rank: int | None) -> int | None:
+    if rank is not None and rank < 1:
+        raise UserError(f"rank={rank} must be at least 1, or null for no truncation")
+    return rank
+
+
+def _layers(name: str) -> str:
+    layer_range(name)
+    return name
