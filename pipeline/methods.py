@@ -1,4 +1,4 @@
-"""Every defence as a selection of modules times a repair (DESIGN section 2): what conf/method/*.yaml point at.
+"""Every defence as a selection of modules times a repair: what conf/method/*.yaml point at.
 
 Each function turns its knobs into points, one per cell of the grid that lists span. Imports no torch.
 """
@@ -93,7 +93,7 @@ def full(
 def safelora(
     *, tau: Tau | Sequence[Tau] | None = None, k: float | Sequence[float] | None = None
 ) -> list[Point]:
-    """Project the modules with rho < tau, or the k lowest, onto the safety subspace: B <- C B (Hsu et al. 2024)."""
+    """Project the modules with rho < tau, or the k lowest, by B <- C B (SafeLoRA, Hsu et al. 2024)."""
     if (tau is None) == (k is None):
         raise UserError(f"safelora needs either tau or k, got tau={tau} and k={k}; set one of them")
     chosen: list[Selection] = []
@@ -111,7 +111,7 @@ def resta(
     seed: int = 0,
     rank: int | None = None,
 ) -> list[Point]:
-    """Add the safety adapter to every module: dW_f + gamma dW_s, dW_s optionally DARE-sparsified (Bhardwaj et al.)."""
+    """dW_f + gamma dW_s in every module, dW_s optionally DARE-sparsified (Bhardwaj et al. 2024)."""
     density = None if dare_density is None else _density("dare_density", dare_density)
     gammas = _each(gamma, lambda g: number_in("gamma", g, 0, math.inf))
     repairs = (Repair("add", gamma=g, density=density, seed=seed, rank=_rank(rank)) for g in gammas)
@@ -119,7 +119,7 @@ def resta(
 
 
 def scale(*, alpha: float | Sequence[float]) -> list[Point]:
-    """Scale every module's update by alpha: merging with the aligned model, before or after (Farn et al. 2024)."""
+    """alpha dW_f in every module: the fine-tuned model merged with the aligned one (Farn et al. 2024)."""
     return [_point("scale", Selection("all"), Repair("scale", alpha=a)) for a in _each(alpha, _alpha)]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.merging.checkpoints import Checkpoint
     from pipeline.merging.export import export_model
     from pipeline.merging.similarity import similarity_table
-    from pipeline.merging.table import ModuleRow, read_rows, write_rows
+    from pipeline.merging.table import ModuleRow, read_table, write_table
 
 _HOME = {
     "Adapter": "adapters",
@@ -24,8 +24,8 @@ _HOME = {
     "export_model": "export",
     "similarity_table": "similarity",
     "ModuleRow": "table",
-    "read_rows": "table",
-    "write_rows": "table",
+    "read_table": "table",
+    "write_table": "table",
 }
 __all__ = [
     "Adapter",
@@ -33,10 +33,10 @@ __all__ = [
     "ModuleRow",
     "export_model",
     "load_adapter",
-    "read_rows",
+    "read_table",
     "repair_adapter",
     "similarity_table",
-    "write_rows",
+    "write_table",
 ]
 
 

@@ -76,7 +76,7 @@ class Adapter:
 
 
 def load_adapter(reference: str | Path | Adapter) -> Adapter:
-    """Read and check a PEFT LoRA folder or hub id. UserError, naming module and remedy, for anything not plain LoRA."""
+    """Read and check a PEFT LoRA folder or hub id. UserError, naming module and remedy, unless plain LoRA."""
     if isinstance(reference, Adapter):
         return reference
     source = str(reference)
@@ -97,15 +97,15 @@ def _check_config(source: str, config: Mapping[str, Any]) -> None:
     for option, why in _REFUSED.items():
         if config.get(option):
             raise UserError(
-                f"{source} has {option}={config[option]}: {why}, which no LoRA merge reproduces; train plain LoRA"
+                f"{source} has {option}={config[option]}: {why}; that cannot be merged, train plain LoRA"
             )
     if config.get("bias", "none") != "none":
         raise UserError(f"{source} has bias={config['bias']}: it trains base biases; train with bias='none'")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
         raise UserError(
-            f"{source} has init_lora_weights={start}, which changes the base weights; save it converted to plain LoRA "
-            "(path_initial_model_for_weight_conversion)"
+            f"{source} has init_lora_weights={start}, which changes the base weights; save it converted to "
+            "plain LoRA (path_initial_model_for_weight_conversion)"
         )
 
 
@@ -156,7 +156,7 @@ def _lora(source: str, config: Mapping[str, Any], name: str, sides: Mapping[str,
         )
     if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
         raise UserError(
-            f"{name} in {source}: lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} do not fit; save it again"
+            f"{name} in {source}: lora_A {tuple(a.shape)}, lora_B {tuple(b.shape)} do not fit; save it again"
         )
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
         raise UserError(
@@ -165,8 +165,8 @@ def _lora(source: str, config: Mapping[str, Any], name: str, sides: Mapping[str,
     rank = int(_pattern(config.get("rank_pattern"), name, config.get("r", 8)))
     if rank != a.shape[0]:
         raise UserError(
-            f"{name} in {source} has rank {a.shape[0]} but its config says {rank}; config and weights do not belong "
-            "together"
+            f"{name} in {source} has rank {a.shape[0]} but its config says {rank}; "
+            "config and weights do not belong together, save it again"
         )
     alpha = float(_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8)))
     return Lora(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
@@ -200,7 +200,8 @@ def write_adapter(
 ) -> int:
     """Write dW = b @ a per module as a plain PEFT folder with one rank and scaling 1; returns that rank.
 
-    Every module is padded with zeros to the largest rank: servers such as vLLM ignore rank_pattern and alpha_pattern.
+    Every module is padded with zeros to the largest rank: servers such as vLLM ignore rank_pattern and
+    alpha_pattern.
     """
     rank = max(a.shape[0] for a, _ in modules.values())
     tensors: dict[str, Tensor] = {}
@@ -233,5 +234,5 @@ def write_adapter(
 
 
 def _targets(modules: Mapping[str, Any]) -> list[str]:
-    """The full names: exact for any set of modules, where short names could also match others of the same kind."""
+    """The full names: exact for any set of modules; short names could match others of the same kind."""
     return list(modules)

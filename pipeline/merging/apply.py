@@ -20,7 +20,7 @@ from pipeline.merging.combine import Factors
 from pipeline.merging.points import Repair
 from pipeline.merging.similarity import open_checkpoint, subspaces
 from pipeline.merging.subspace import project
-from pipeline.merging.table import ModuleRow, write_rows
+from pipeline.merging.table import ModuleRow, write_table
 
 
 def repair_adapter(
@@ -38,13 +38,16 @@ def repair_adapter(
     device: str = "cpu",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the task adapter, with the selected modules repaired, as an ordinary PEFT folder; return what was done.
+    """Write the task adapter, with the selected modules repaired, as an ordinary PEFT folder.
 
-    Unselected modules keep dW_f. A module of the safety adapter that the task adapter lacks is left out: the paper
-    repairs task modules. A selected module that the safety adapter lacks is kept as it is. Both are listed in
-    `notes`. The folder appears under its name only when complete. dtype: of the weights, the task adapter's by
-    default. card: facts for the model card; rows: written beside it as similarity.csv. base and aligned are read
-    by `project` only. UserError for bad input, or if output exists and overwrite is not set.
+    Unselected modules keep dW_f. A module of the safety adapter that the task adapter lacks is left out: the
+    paper repairs task modules. A selected module that the safety adapter lacks is kept as it is. Both are
+    listed in `notes`. The folder appears under its name only when complete.
+
+    dtype: of the weights, the task adapter's by default. card: facts for the model card; rows: written
+    beside it as similarity.csv. base and aligned are read by `project` only. Returns merged_modules,
+    modules, selected (the names repaired), rank, svd_error (largest, relative; None without truncation),
+    notes and output. UserError for bad input, or if output exists and overwrite is not set.
     """
     ours = load_adapter(task)
     theirs = load_adapter(safety) if safety is not None and repair.kind in ("blend", "add") else None
@@ -74,7 +77,7 @@ def repair_adapter(
     with complete_folder(target, overwrite) as folder:
         info["rank"] = write_adapter(folder, merged, ours.base, dtype or ours.dtype)
         if rows is not None:
-            write_rows(folder / "similarity.csv", rows)
+            write_table(folder / "similarity.csv", rows)
         write_card(folder, ours, theirs, repair, info, card or {}, rows)
     info["output"] = str(target)
     return info
@@ -135,8 +138,9 @@ def _combine(
 ) -> None:
     """Repair the chosen modules in place.
 
-    Seeded repairs draw for every common module, chosen or not, in PEFT's order: a module's mask then depends on the
-    seed alone, not on tau, and equals that of torch.manual_seed(seed) with PEFT over the whole adapter.
+    Seeded repairs draw for every common module, chosen or not, in PEFT's order: a module's mask then depends
+    on the seed alone, not on tau, and equals that of torch.manual_seed(seed) with PEFT over the whole
+    adapter.
     """
     generator = torch.Generator().manual_seed(repair.seed)
     draws = (
@@ -194,7 +198,7 @@ def _project(
 
 @contextmanager
 def complete_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary sibling of target that takes its name once the block succeeds, and goes away if it fails."""
+    """A temporary sibling of target, which takes its name once the block succeeds and goes if it fails."""
     if target.exists() and not target.is_dir():
         raise UserError(f"output {target} is a file; give a folder that does not exist yet")
     if target.is_dir() and any(target.iterdir()) and not overwrite:

@@ -20,7 +20,7 @@ def write_card(
     facts: Mapping[str, Any],
     rows: Sequence[ModuleRow] | None,
 ) -> None:
-    """README.md: front matter for the hub, settings, sources with content hashes, modules, rho summary, notes.
+    """README.md: front matter for the hub, settings, sources with content hashes, modules, rho, notes.
 
     facts: further settings by name, such as method, tau and the models' fingerprints; shown as they are.
     """
@@ -34,9 +34,9 @@ def write_card(
         "",
     ]
     lines += [
-        "A LoRA adapter whose safety was repaired after fine-tuning, without training, by the method below. An ordinary",
-        "PEFT folder: one rank for all modules, scaling 1. Check its answers before relying on it; a repair lowers",
-        "the rate of harmful answers, it does not bring it to zero.",
+        "A LoRA adapter whose safety was repaired after fine-tuning, without training, by the method below.",
+        "An ordinary PEFT folder: one rank for all modules, scaling 1. Check its answers before use:",
+        "a repair is meant to lower the rate of harmful answers, and does not bring it to zero.",
         "",
         "| setting | value |",
         "|---|---|",

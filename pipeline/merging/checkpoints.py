@@ -53,7 +53,7 @@ def fetch(reference: str, filename: str, *, missing_ok: bool = False) -> Path | 
         return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision))
     except errors.LocalEntryNotFoundError:  # a subclass of EntryNotFoundError that means offline, not absent
         raise UserError(
-            f"cannot reach the hub for {filename} of {name}, and it is not in the cache; go online once or give a folder"
+            f"cannot reach the hub for {filename} of {name}, and it is not cached; go online or give a folder"
         ) from None
     except errors.EntryNotFoundError:
         if missing_ok:
@@ -88,10 +88,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """Lazy access to a model's tensors by name. Nothing is opened, let alone downloaded, before it is asked for.
+    """Lazy access to a model's tensors by name. Nothing is opened or downloaded before it is asked for.
 
-    A tensor is a view of the memory-mapped file, and the map goes when the tensor does: reading one module after
-    another keeps the resident memory at one module.
+    A tensor is a view of the memory-mapped file, and the map goes when the tensor does: reading one module
+    after another keeps the resident memory at one module.
     """
 
     def __init__(self, reference: str | Path) -> None:
@@ -137,7 +137,7 @@ class Checkpoint:
             if f"{module}.{suffix}" in self.shards:
                 raise UserError(f"{module} of {self.reference} is quantised; give the original checkpoint")
         raise UserError(
-            f"module {module} of the adapter has no weight in {self.reference}; is it the adapter's base model?"
+            f"module {module} of the adapter has no weight in {self.reference}; is it the right model?"
         )
 
     def read(self, name: str) -> Tensor:
@@ -148,17 +148,17 @@ class Checkpoint:
         return self._open(path, lambda handle: handle.get_tensor(name))
 
     def weight(self, module: str) -> Tensor:
-        """A linear module's weight, d_out x d_in, memory-mapped. UserError unless it is a plain float matrix."""
+        """A linear module's weight, d_out x d_in, memory-mapped. UserError unless a plain float matrix."""
         tensor = self.read(self.find(module))
         if tensor.dtype not in _FLOATS or tensor.dim() != 2:
             raise UserError(
-                f"{module} of {self.reference} is {tensor.dtype} of shape {tuple(tensor.shape)}, not a float matrix; "
-                "give the original, unquantised checkpoint"
+                f"{module} of {self.reference} is {tensor.dtype} of shape {tuple(tensor.shape)}, "
+                "not a float matrix; give the original, unquantised checkpoint"
             )
         return tensor
 
     def fingerprint(self) -> str:
-        """sha256 over config.json, the tensor table, and the size, head and tail (1 MiB each) of every shard used.
+        """sha256 of config.json, the tensor table, and the size, head and tail (1 MiB each) of every shard.
 
         It tells checkpoints apart without reading gigabytes. Shards not downloaded are left out.
         """

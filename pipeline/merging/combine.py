@@ -16,9 +16,10 @@ Factors = tuple[Tensor, Tensor]  # (a, b)
 
 
 def blend(task: Factors, safety: Factors, alpha: float) -> Factors:
-    """alpha dW_f + (1 - alpha) dW_s, exactly: a = [a_f; a_s], b = [alpha b_f, (1 - alpha) b_s]; rank r_f + r_s.
+    """alpha dW_f + (1 - alpha) dW_s, SafeMERGE's merge step, exactly; rank r_f + r_s.
 
-    SafeMERGE, its merge step. alpha = 1 and alpha = 0 give either adapter back at its own rank.
+    a = [a_f; a_s], b = [alpha b_f, (1 - alpha) b_s]. alpha = 1 and alpha = 0 give either adapter back at its
+    own rank.
     """
     if alpha == 1:
         return task
@@ -40,13 +41,13 @@ def scale(task: Factors, alpha: float) -> Factors:
 
 
 def dare(factors: Factors, density: float, generator: torch.Generator) -> Factors:
-    """Drop entries of a, then of b, at random and rescale by 1/density; b @ a keeps its expectation (DARE)."""
+    """Drop entries of a, then of b, at random; rescale by 1/density, so that b @ a keeps its mean (DARE)."""
     a, b = factors
     return _drop(a, density, generator), _drop(b, density, generator)
 
 
 def truncate(factors: Factors, rank: int) -> tuple[Factors, float]:
-    """The best rank-`rank` approximation of b @ a, and its relative Frobenius error. SVD of an r x r core only."""
+    """The best approximation of b @ a of that rank, and its relative error; SVD of an r x r core."""
     a, b = factors
     if a.shape[0] <= rank:
         return factors, 0.0
@@ -73,14 +74,14 @@ def peft_blend(
 ) -> Factors:
     """PEFT's add_weighted_adapter([task, safety], [alpha, 1 - alpha]): a and b are merged *separately*.
 
-    Each factor is weighted by sqrt(weight * scaling), so that the product has cross terms b_f a_s and b_s a_f; the
+    Each factor is weighted by sqrt(weight * scaling), so the product has cross terms b_f a_s and b_s a_f; the
     official SafeMERGE code does this. Factors are unscaled here. combine: peft_linear | dare_linear | ties |
     dare_ties. The ranks must be equal. The draws are those of torch.manual_seed with PEFT: a's, then b's.
     """
     if task[0].shape[0] != safety[0].shape[0]:
         raise UserError(
-            f"combine={combine} needs equal ranks, but task has {task[0].shape[0]} and safety {safety[0].shape[0]}; "
-            "use combine=exact"
+            f"combine={combine} needs equal ranks, but task has {task[0].shape[0]} and "
+            f"safety {safety[0].shape[0]}; use combine=exact"
         )
     weights = [w * s for w, s in zip((alpha, 1 - alpha), scalings, strict=True)]
     roots = torch.tensor([math.sqrt(abs(w)) for w in weights])
@@ -122,7 +123,7 @@ def _keep_largest(tensor: Tensor, density: float) -> Tensor:
 
 
 def _elect_sign(stack: Tensor, weighted: Tensor) -> Tensor:
-    """TIES: average, per entry, the tensors whose sign is that of the unweighted sum (a zero sum counts as +)."""
+    """TIES: average, per entry, the tensors whose sign is that of the unweighted sum (zero counts as +)."""
     majority = torch.where(stack.sum(dim=0) >= 0, 1, -1)
     agrees = stack.sign() == majority
     return (weighted * agrees).sum(dim=0) / agrees.sum(dim=0).clamp(min=1.0)

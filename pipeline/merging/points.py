@@ -25,8 +25,9 @@ WITH_DENSITY = ("dare_linear", "ties", "dare_ties")
 class Selection:
     """Which modules are repaired.
 
-    rule `below` takes rho < tau. `lowest`, `highest` and `random` take k modules: k is a number, a fraction of all
-    modules (a float in [0, 1]), or, where k is None, as many as lie below tau. `kinds` and `layers` take names.
+    rule `below` takes rho < tau. `lowest`, `highest` and `random` take k modules: k is a number, a fraction
+    of all modules (a float in [0, 1]), or, where k is None, as many as lie below tau. `kinds` and `layers`
+    take names.
     """
 
     rule: Rule = "none"
@@ -40,7 +41,8 @@ class Selection:
 class Repair:
     """What is done to a selected module; see pipeline.merging.combine for the equations.
 
-    density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation, None for none.
+    density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation of the
+    repaired modules, None for none.
     """
 
     kind: Kind = "keep"
@@ -93,8 +95,8 @@ class Point:
 def resolve_tau(tau: Tau, rhos: Sequence[float]) -> float:
     """The number that a tau setting stands for; "q0.5" is numpy.quantile(rhos, 0.5), linear interpolation.
 
-    rhos: of the modules that have one (degenerate ones left out). With the strict rho < tau, q0.5 takes half of
-    them, q0 none, and q1 all but the largest.
+    rhos: of the modules that have one (degenerate ones left out). With the strict rho < tau, q0.5 takes half
+    of them, q0 none, and q1 all but the largest.
     """
     setting = check_tau(tau)
     if not isinstance(setting, str):

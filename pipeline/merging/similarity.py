@@ -33,8 +33,9 @@ def similarity_table(
 ) -> list[ModuleRow]:
     """rho and norms for each module of the adapter, in execution order.
 
-    Reads only the adapted modules' weights, one pair at a time. UserError if the adapter is not plain LoRA, if it
-    was trained on another model, or if a weight is missing, quantised, of another shape, NaN or infinite.
+    Reads only the adapted modules' weights, one pair at a time. UserError if the adapter is not plain LoRA,
+    if it was trained on another model, or if a weight is missing, quantised, of another shape, NaN or
+    infinite.
     """
     lora = load_adapter(adapter)
     models = open_checkpoint(base), open_checkpoint(aligned)
@@ -54,7 +55,7 @@ def similarity_table(
 def subspaces(
     adapter: Adapter, base: Checkpoint, aligned: Checkpoint, names: list[str], device: str
 ) -> Iterator[tuple[str, Tensor, float]]:
-    """(module, V = W_aligned - W_base, ||V||_F) for each name. V is a buffer that the next step overwrites."""
+    """(module, V = W_aligned - W_base, ||V||_F) for each name. V is a buffer that the next one overwrites."""
     try:
         buffer = torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -91,8 +92,8 @@ def check_shapes(name: str, lora: Lora, aligned: Tensor, base: Tensor) -> None:
 def check_base(adapter: Adapter, base: Checkpoint, aligned: Checkpoint) -> None:
     """UserError if the adapter says it was trained on another model than the aligned one.
 
-    Names are compared, and where both are folders, the first adapted weight. A folder that is gone, or a hub id
-    against a folder, cannot be compared and passes; shapes are checked in any case.
+    Names are compared, and where both are folders, the first adapted weight. A folder that is gone, or a hub
+    id against a folder, cannot be compared and passes; shapes are checked in any case.
     """
     trained_on = adapter.base
     if not trained_on or _same(trained_on, aligned.reference):

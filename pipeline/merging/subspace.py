@@ -1,4 +1,4 @@
-"""The safety subspace of one linear layer, and how far a LoRA update stays inside it. Pure tensor functions."""
+"""The safety subspace of one linear layer, and how much of a LoRA update is in it. Pure tensor functions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def similarity(folded: Tensor, v: Tensor, norm_v: float, scaling: float = 1.0) -
 
 
 def project(b: Tensor, v: Tensor, norm_v: float) -> Tensor:
-    """C B = V (V^T B) / ||V||_F, SafeLoRA's repair of the B factor. b: d_out x r, v: d_out x d_in; zero if V = 0."""
+    """C B = V (V^T B) / ||V||_F, SafeLoRA's repair. b: d_out x r, v: d_out x d_in; zero if V = 0."""
     if norm_v == 0:
         return torch.zeros_like(b)
     scale = float(b.abs().max()) or 1.0  # keeps the products inside float32's range

@@ -19,7 +19,7 @@ DEGENERATE = frozenset({"zero_v", "zero_update", "zero_projection"})
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """rho = cos(dW, C dW) of one module; Frobenius norms of dW, V and C dW; flags name what is odd about it."""
+    """rho = cos(dW, C dW) of one module; Frobenius norms of dW, V and C dW; flags name what is odd."""
 
     module: str
     layer: int | None
@@ -53,7 +53,7 @@ def module_order(module: str) -> tuple[int, int, str]:
     return (1 << 30 if layer is None else layer, KINDS.index(kind) if kind in KINDS else len(KINDS), module)
 
 
-def write_rows(path: Path | str, rows: Iterable[ModuleRow]) -> None:
+def write_table(path: Path | str, rows: Iterable[ModuleRow]) -> None:
     """Write similarity.csv; floats are written so that they read back to the same value."""
     with open(path, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
@@ -64,7 +64,7 @@ def write_rows(path: Path | str, rows: Iterable[ModuleRow]) -> None:
             writer.writerow((row.module, layer, row.kind, *numbers, ";".join(row.flags)))
 
 
-def read_rows(path: Path | str) -> list[ModuleRow]:
+def read_table(path: Path | str) -> list[ModuleRow]:
     """Read similarity.csv back. UserError if it is missing or is not such a table."""
     try:
         with open(path, newline="", encoding="utf-8") as handle:
