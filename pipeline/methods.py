@@ -130,11 +130,12 @@ def random_k(
     like: Tau | Sequence[Tau] | None = None,
     seed: int | Sequence[int] = 0,
     combine: str = "exact",
+    density: float | None = None,
 ) -> list[Point]:
     """Control: blend k modules drawn at random, or as many as SafeMERGE takes with tau = `like`."""
     seeds = _each(seed, int)
     return [
-        _point("random", Selection("random", s.tau, s.k, n), _blend(a, combine))
+        _point("random", Selection("random", s.tau, s.k, n), _blend(a, combine, density, n))
         for s, n, a in product(_counts("random_k", k, like), seeds, _each(alpha, _alpha))
     ]
 
@@ -145,10 +146,11 @@ def highest_k(
     k: float | Sequence[float] | None = None,
     like: Tau | Sequence[Tau] | None = None,
     combine: str = "exact",
+    density: float | None = None,
 ) -> list[Point]:
     """Control: blend the k modules that moved least away, or as many as SafeMERGE takes with tau = `like`."""
     return [
-        _point("highest", Selection("highest", s.tau, s.k), _blend(a, combine))
+        _point("highest", Selection("highest", s.tau, s.k), _blend(a, combine, density))
         for s, a in product(_counts("highest_k", k, like), _each(alpha, _alpha))
     ]
 

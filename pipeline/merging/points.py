@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from data.errors import UserError
-from pipeline.merging.table import ModuleRow, live_rhos
+from pipeline.merging.table import ModuleRow
 
 Tau = float | str  # a number, or a quantile of the adapter's own rho such as "q0.5"
 Rule = Literal["none", "all", "below", "lowest", "highest", "random", "kinds", "layers"]
@@ -92,18 +92,23 @@ class Point:
         return self.repair.kind == "project"
 
 
-def resolve_tau(tau: Tau, rhos: Sequence[float]) -> float:
+def resolve_tau(tau: Tau, rhos: Sequence[float] | Sequence[ModuleRow]) -> float:
     """The number that a tau setting stands for; "q0.5" is numpy.quantile(rhos, 0.5), linear interpolation.
 
-    rhos: of the modules that have one (degenerate ones left out). With the strict rho < tau, q0.5 takes half
-    of them, q0 none, and q1 all but the largest.
+    rhos: of the modules that have one; of table rows, the degenerate ones are left out. With the strict
+    rho < tau, q0.5 takes half of them, q0 none, and q1 all but the largest.
     """
     setting = check_tau(tau)
     if not isinstance(setting, str):
         return setting
-    if not len(rhos):
+    values = [row.rho if isinstance(row, ModuleRow) else row for row in rhos if not _is_degenerate(row)]
+    if not values:
         raise UserError(f"tau={tau} is a quantile of rho, but no module has a defined rho; use a number")
-    return float(np.quantile(np.asarray(rhos, dtype=np.float64), float(setting[1:])))
+    return float(np.quantile(np.asarray(values, dtype=np.float64), float(setting[1:])))
+
+
+def _is_degenerate(row: float | ModuleRow) -> bool:
+    return isinstance(row, ModuleRow) and row.degenerate
 
 
 def select(rows: Sequence[ModuleRow], selection: Selection) -> tuple[str, ...]:
@@ -136,7 +141,7 @@ def select(rows: Sequence[ModuleRow], selection: Selection) -> tuple[str, ...]:
 def _below(rows: Sequence[ModuleRow], selection: Selection) -> list[ModuleRow]:
     if selection.tau is None:
         raise UserError(f"selection {selection.rule} needs tau or k; set one")
-    tau = resolve_tau(selection.tau, live_rhos(rows))
+    tau = resolve_tau(selection.tau, rows)
     return [row for row in rows if row.rho < tau]
 
 

@@ -1,0 +1,267 @@
+"""`safemerge`: repair a LoRA adapter that exists already, or look at how far it left the safety subspace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from pipeline import methods
+from pipeline.merging.display import progress_bar, show_counts, show_histogram, show_rows
+from pipeline.merging.points import COMBINES, Point, check_tau
+
+_DESCRIPTION = """\
+Repair the safety of a fine-tuned LoRA adapter, without training.
+
+SafeMERGE measures, for each LoRA module, the cosine rho between its update dW and the part of dW that lies in
+the safety subspace V = W_aligned - W_base. Modules with rho < tau are blended with a safety LoRA:
+alpha*dW_task + (1-alpha)*dW_safety. The rest is left alone. Models and adapters are folders or hub ids
+(org/name or org/name@revision); nothing but the adapted layers' weights is read."""
+
+_EXAMPLES = """\
+examples:
+  safemerge inspect --base meta-llama/Llama-3.1-8B --aligned meta-llama/Llama-3.1-8B-Instruct \\
+      --task-adapter ./task-lora --tau 0.5 0.7 q0.5
+  safemerge repair --base meta-llama/Llama-3.1-8B --aligned meta-llama/Llama-3.1-8B-Instruct \\
+      --task-adapter ./task-lora --safety-adapter ./safety-lora --tau 0.7 --alpha 0.8 --output ./repaired-lora
+
+exit codes: 0 done, 2 bad input (one line on stderr says what and what to do), 130 interrupted"""
+
+_METHOD_HELP = """\
+safemerge: blend the modules below tau; safelora: project them onto the subspace; resta: add gamma*dW_safety to all;
+full: blend all; scale: alpha*dW_task for all; random, highest: controls that blend as many modules as lie below tau
+(default: %(default)s)"""
+_TAU_HELP = """\
+threshold on rho: a number, or a quantile of this adapter's rho such as q0.5, which merges half of the modules
+(default: %(default)s)"""
+_COMBINE_HELP = """\
+exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, which merge A and B apart
+(peft_linear is what the official SafeMERGE code does) and need equal ranks (default: %(default)s)"""
+
+METHODS = ("safemerge", "safelora", "resta", "full", "scale", "random", "highest")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"safemerge: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("safemerge: interrupted; nothing half-written was left", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with its help."""
+    parser = argparse.ArgumentParser(
+        "safemerge",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="{repair,inspect}", required=True)
+    repair = commands.add_parser(
+        "repair",
+        help="write a repaired adapter",
+        description="Write a repaired adapter: an ordinary PEFT folder with a model card and similarity.csv.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_sources(repair)
+    _add_repair(repair)
+    repair.set_defaults(run=_repair)
+    inspect = commands.add_parser(
+        "inspect",
+        help="show rho of every module, and how many modules each tau would merge",
+        description="Show rho of every module, their histogram, and how many modules each tau would merge.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_sources(inspect)
+    inspect.add_argument(
+        "--tau",
+        nargs="+",
+        default=["0.3", "0.5", "0.7", "q0.25", "q0.5", "q0.75"],
+        help="thresholds to count for: numbers, or quantiles of rho (default: %(default)s)",
+    )
+    inspect.add_argument("--output", type=Path, metavar="CSV", help="also write the table there, as CSV")
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("models and adapters (folders or hub ids)").add_argument
+    add("--base", required=True, metavar="MODEL", help="the pretrained model, before alignment")
+    add(
+        "--aligned",
+        required=True,
+        metavar="MODEL",
+        help="its chat version, on which the adapters were trained",
+    )
+    add("--task-adapter", required=True, metavar="LORA", help="the fine-tuned LoRA to repair")
+    parser.add_argument(
+        "--device", default="cpu", help="where to compute: cpu, cuda, cuda:1 (default: %(default)s)"
+    )
+
+
+def _add_repair(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--safety-adapter", metavar="LORA", help="the LoRA trained on refusals; safelora and scale need none")
+    add("--output", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist yet")
+    add("--overwrite", action="store_true", help="replace the output if it exists")
+    add = parser.add_argument_group("method").add_argument
+    add("--method", choices=METHODS, default="safemerge", help=_METHOD_HELP)
+    add("--tau", default="0.7", help=_TAU_HELP)
+    add("--k", help="instead of tau, for safelora, random, highest: how many modules, or a share such as 0.5")
+    add("--alpha", type=float, default=0.8, help="task adapter's weight, in [0, 1] (default: %(default)s)")
+    add("--gamma", type=float, default=0.5, help="safety adapter's weight in resta (default: %(default)s)")
+    add("--combine", choices=COMBINES, default="exact", help=_COMBINE_HELP)
+    add(
+        "--density",
+        type=float,
+        help="share of weights kept by dare_linear, ties, dare_ties, and by resta's DARE",
+    )
+    add("--rank", type=int, help="truncate repaired modules to this rank by SVD; the error is reported")
+    add("--seed", type=int, default=0, help="of DARE and of random (default: %(default)s)")
+    add = parser.add_argument_group("output").add_argument
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="of the weights (default: the task adapter's)")
+    add(
+        "--export-model",
+        type=Path,
+        metavar="DIR",
+        help="also write the full model, with the adapter merged in",
+    )
+    add("--push-to-hub", metavar="ORG/NAME", help="also upload the adapter there (private if new)")
+    add("--public", action="store_true", help="with --push-to-hub: make a new repository public")
+
+
+def build_point(options: argparse.Namespace) -> Point:
+    """The one sweep point that the options describe."""
+    k = None if options.k is None else _count(options.k)
+    by_size: dict[str, Any] = {"k": k} if k is not None else {}
+    blend: dict[str, Any] = {"alpha": options.alpha, "combine": options.combine}
+    drawn = {"density": options.density, "seed": options.seed, "rank": options.rank}
+    chosen: dict[str, Any] = by_size or {"like": options.tau}
+    if options.method == "safemerge":
+        points = methods.safemerge(tau=options.tau, **blend, **drawn)
+    elif options.method == "full":
+        points = methods.full(**blend, **drawn)
+    elif options.method == "safelora":
+        points = methods.safelora(**(by_size or {"tau": options.tau}))
+    elif options.method == "resta":
+        points = methods.resta(
+            gamma=options.gamma, dare_density=options.density, seed=options.seed, rank=options.rank
+        )
+    elif options.method == "scale":
+        points = methods.scale(alpha=options.alpha)
+    elif options.method == "random":
+        points = methods.random_k(**chosen, **blend, density=options.density, seed=options.seed)
+    else:
+        points = methods.highest_k(**chosen, **blend, density=options.density)
+    return points[0]
+
+
+def _count(text: str) -> int | float:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise UserError(f"--k {text} is neither a whole number nor a share in [0, 1]") from None
+
+
+def _repair(options: argparse.Namespace) -> None:
+    point = build_point(options)
+    if point.needs_safety and not options.safety_adapter:
+        raise UserError(f"--method {options.method} needs --safety-adapter; safelora and scale do without")
+    for folder in filter(None, (options.output, options.export_model)):
+        if folder.exists() and not options.overwrite and (folder.is_file() or any(folder.iterdir())):
+            raise UserError(f"{folder} exists; remove it, give another, or pass --overwrite")
+    import torch
+
+    from pipeline.merging import Checkpoint, export_model, load_adapter, repair_adapter, similarity_table
+
+    base, aligned = Checkpoint(options.base), Checkpoint(options.aligned)
+    task = load_adapter(options.task_adapter)
+    safety = load_adapter(options.safety_adapter) if point.needs_safety else None
+    with progress_bar("rho") as progress:
+        rows = similarity_table(
+            base=base, aligned=aligned, adapter=task, device=options.device, progress=progress
+        )
+    tau = None if point.tau is None else methods.resolve_tau(point.tau, rows)
+    card: dict[str, Any] = {"method": point.method, "tau": tau, "tau setting": point.tau_setting}
+    for name, model in (("base", base), ("aligned", aligned)):
+        card[name] = model.reference
+        card[f"{name} fingerprint"] = model.fingerprint()
+    info = repair_adapter(
+        task=task,
+        safety=safety,
+        selected=methods.select(rows, point.selection),
+        repair=point.repair,
+        output=options.output,
+        base=base,
+        aligned=aligned,
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        card=card,
+        rows=rows,
+        device=options.device,
+        overwrite=options.overwrite,
+    )
+    _say_result(point, tau, info)
+    if options.export_model:
+        with progress_bar("shards") as progress:
+            export_model(
+                aligned=aligned,
+                adapter=options.output,
+                output=options.export_model,
+                overwrite=options.overwrite,
+                progress=progress,
+            )
+        print(f"full model: {options.export_model}")
+    if options.push_to_hub:
+        from pipeline.merging.export import push_to_hub
+
+        print(f"pushed: {push_to_hub(options.output, options.push_to_hub, private=not options.public)}")
+
+
+def _say_result(point: Point, tau: float | None, info: dict[str, Any]) -> None:
+    threshold = "" if tau is None else f", tau={tau:.4g}"
+    counts = f"repaired {info['merged_modules']} of {info['modules']} modules, rank {info['rank']}"
+    print(f"{point.label}{threshold}: {counts}")
+    if info["svd_error"] is not None:
+        print(f"largest relative SVD error: {info['svd_error']:.3g}")
+    for note in info["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"adapter: {info['output']}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    taus = [check_tau(tau) for tau in options.tau]
+    if options.output and options.output.exists():
+        raise UserError(f"{options.output} exists; remove it or give another --output")
+    from pipeline.merging import similarity_table, write_table
+
+    with progress_bar("rho") as progress:
+        rows = similarity_table(
+            base=options.base,
+            aligned=options.aligned,
+            adapter=options.task_adapter,
+            device=options.device,
+            progress=progress,
+        )
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_table(options.output, rows)
+    show_rows(rows)
+    show_histogram(rows)
+    show_counts(rows, taus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
