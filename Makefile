@@ -1,0 +1,62 @@
+# `make help` lists the targets. Everything runs in .venv, which each target sets up when it must.
+SHELL := bash
+MODEL ?= smollm2-135m
+PY := .venv/bin/python
+export PYTHON BACKEND TORCH_INDEX
+
+# Only what was given goes on the command line, so that defaults stay in conf/ alone.
+CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce plan sweep test check unit recipe format bench report lock clean ready
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo
+	@echo 'MODEL=$(MODEL)  TASK=gsm8k|pubmedqa  DATA=bundled|local|hub  SEED=0  ARGS="any=override"'
+	@echo 'for setup: PYTHON=/path/to/python  BACKEND=cpu|cuda  TORCH_INDEX=url'
+
+setup: ## make .venv from the lock; nothing to do the second time
+	@requirements/setup.sh
+
+reproduce: ready ## the whole experiment for MODEL, with its report
+	@$(PY) -m pipeline $(CHOICES)
+
+plan: ready ## what reproduce would run, with what is cached and what each stage needs
+	@$(PY) -m pipeline $(CHOICES) +dry_run=true
+
+sweep: ready ## the experiment for seeds 0, 1 and 2, and one report over them
+	@$(PY) -m pipeline -m +experiment=seeds $(CHOICES)
+
+report: ready ## the report again, from what is already there
+	@$(PY) -m pipeline $(CHOICES) 'stages=[report]'
+
+test: check unit recipe ## check, then the unit tests, then the whole pipeline on the tiny model
+
+check: ready ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+unit: ready ## the unit tests
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+recipe: ready ## the recipe tests: the whole pipeline on the tiny model
+	@$(PY) -m pytest tests/recipe $(ARGS)
+
+format: ready ## let ruff fix and format
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: ready ## the speed of the merging maths, into docs/benchmarks.md
+	@mkdir -p docs && $(PY) -m tests.benchmarks.merging --output docs/benchmarks.md
+
+lock: ## resolve requirements/*.txt anew (needs uv)
+	@requirements/lock.sh
+
+clean: ## remove caches and build leftovers; keeps .venv and outputs/
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+ready:
+	@requirements/setup.sh --quiet
