@@ -1,0 +1,129 @@
+"""Training examples and evaluation items of every data set, from any source: the one door to the data.
+
+`source` is {"source": "bundled"|"local"|"hub", "root": DIR or None, "datasets": {name: {"id", "config", "revision", "file"}}}.
+Ids do not depend on `limit` or `seed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from data import gsm8k, harmful, pubmedqa, safety, sources
+from data.errors import UserError
+from data.schema import Example, GuardRow, Item
+
+BUNDLED: dict[str, Any] = {"source": "bundled", "root": None, "datasets": {}}
+TRAINING = ("gsm8k", "pubmedqa", "safety", "helpful", "guard")
+ITEMS = ("gsm8k", "pubmedqa", *harmful.COLUMNS)
+
+Row = TypeVar("Row", Example, Item)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _sample(
+    rows: list[Row], limit: int | None, seed: int, stratum: Callable[[Row], tuple[str, ...]]
+) -> list[Row]:
+    """`limit` rows in their original order, each stratum in its proportion; all rows if None.
+
+    Systematic sampling: rows lie in line by stratum, shuffled within each, and every n-th is taken from a random start.
+    """
+    if limit is None or limit >= len(rows):
+        return rows
+    if limit < 1:
+        raise UserError(f"limit={limit} of data rows is not positive; use a number of rows, or null for all")
+    line = sorted(range(len(rows)), key=lambda i: (stratum(rows[i]), _digest(f"{seed}/{rows[i].id}")))
+    start = random.Random(f"{seed}/{limit}").random()
+    chosen = sorted(line[int((k + start) * len(rows) / limit)] for k in range(limit))
+    return [rows[i] for i in chosen]
+
+
+def halves(items: list[Item]) -> list[Item]:
+    """The items with `half` set: within each category the ids are put in the order of a hash, and take turns."""
+    category = {item.id: item.category for item in items}
+    half: dict[str, str] = {}
+    turn: dict[str, int] = {}
+    for name in sorted(category, key=lambda i: _digest(f"half/{i}")):
+        # Categories start on different sides, or odd ones would all give their extra item to the same half.
+        first = _digest(f"first/{category[name]}")[0]
+        turn[category[name]] = turn.get(category[name], first) + 1
+        half[name] = ("dev", "test")[turn[category[name]] % 2]
+    return [replace(item, half=half[item.id]) for item in items]
+
+
+def guard_rows(split: str) -> list[GuardRow]:
+    """The bundled rows for the small judge; split is "train" or "calibration"."""
+    if split not in ("train", "calibration"):
+        raise UserError(f"split={split!r} of the judge's data is unknown; use train or calibration")
+    return [
+        GuardRow(id=f"guard/{split}/{i}", **row)
+        for i, row in enumerate(sources.rows("guard", split, BUNDLED))
+    ]
+
+
+def training(
+    name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0, part: str | None = None
+) -> list[Example]:
+    """Training rows of `name` (one of TRAINING), in file order.
+
+    `part` ("align" or "safety") is one of two disjoint halves of the safety rows; None is all rows. Of guard rows the
+    prompt is the user's, the response the answer to be judged, the category the hazard code; labels: see `guard_rows`.
+    """
+    if name not in TRAINING:
+        raise UserError(f"there is no training set {name!r}; use one of {', '.join(TRAINING)}")
+    if part is not None and name != "safety":
+        raise UserError(f"part={part!r} is for the safety data only; leave it out for {name}")
+    if name == "guard":
+        found = [Example(row.id, row.prompt, row.response, row.category) for row in guard_rows("train")]
+    else:
+        rows = sources.rows(name, "train", source)
+        try:
+            if name == "gsm8k":
+                found = gsm8k.examples(rows)
+            elif name == "pubmedqa":
+                found = pubmedqa.examples(rows)
+            else:
+                found = safety.examples(rows, name=name)
+        except KeyError as error:
+            raise UserError(
+                f"the training rows of {name} have no column {error}; they must be in the original's schema"
+            ) from error
+    if part is not None:
+        found = safety.part(found, part)
+    return _sample(found, limit, seed, lambda example: (example.category,))
+
+
+def items(name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Item]:
+    """Evaluation items of `name` (one of ITEMS), with halves; a limit keeps the mix of labels, halves and categories."""
+    if name not in ITEMS:
+        raise UserError(f"there is no benchmark {name!r}; use one of {', '.join(ITEMS)}")
+    rows = sources.rows(name, "test", source)
+    try:
+        if name == "gsm8k":
+            found = gsm8k.items(rows)
+        elif name == "pubmedqa":
+            found = pubmedqa.items(rows)
+        else:
+            found = harmful.items(rows, name=name)
+    except KeyError as error:
+        raise UserError(
+            f"the test rows of {name} have no column {error}; they must be in the original's schema"
+        ) from error
+    return _sample(halves(found), limit, seed, lambda item: (item.label, item.half, item.category))
+
+
+def fingerprint(name: str, *, split: str, source: Mapping[str, Any] = BUNDLED) -> str:
+    """A hash that changes with the content of the split (for the hub: with its id, config and revision)."""
+    return sources.fingerprint(name, split, source)
+
+
+def pretraining_texts() -> list[str]:
+    """Prompts and responses of all bundled training files, for a model trained from scratch."""
+    found = [example for name in TRAINING for example in training(name, source=BUNDLED)]
+    return [f"{example.prompt}\n{example.response}".strip() for example in found]
