@@ -31,15 +31,15 @@ examples:
 exit codes: 0 done, 2 bad input (one line on stderr says what and what to do), 130 interrupted"""
 
 _METHOD_HELP = """\
-safemerge: blend the modules below tau; safelora: project them onto the subspace; resta: add gamma*dW_safety to all;
-full: blend all; scale: alpha*dW_task for all; random, highest: controls that blend as many modules as lie below tau
+safemerge: blend modules below tau; safelora: project them onto it; resta: add gamma*dW_safety to all;
+full: blend all; scale: alpha*dW_task for all; random, highest: controls, blending as many as lie below tau
 (default: %(default)s)"""
 _TAU_HELP = """\
 threshold on rho: a number, or a quantile of this adapter's rho such as q0.5, which merges half of the modules
 (default: %(default)s)"""
 _COMBINE_HELP = """\
-exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, which merge A and B apart
-(peft_linear is what the official SafeMERGE code does) and need equal ranks (default: %(default)s)"""
+exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, merging A and B
+apart (peft_linear is what the official SafeMERGE code does) and need equal ranks (default: %(default)s)"""
 
 METHODS = ("safemerge", "safelora", "resta", "full", "scale", "random", "highest")
 

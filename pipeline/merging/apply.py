@@ -139,8 +139,7 @@ def _combine(
     """Repair the chosen modules in place.
 
     Seeded repairs draw for every common module, chosen or not, in PEFT's order: a module's mask then depends
-    on the seed alone, not on tau, and equals that of torch.manual_seed(seed) with PEFT over the whole
-    adapter.
+    on the seed alone, not on tau, and with all modules chosen the result is PEFT's own, bit for bit.
     """
     generator = torch.Generator().manual_seed(repair.seed)
     draws = (

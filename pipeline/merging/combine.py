@@ -76,7 +76,7 @@ def peft_blend(
 
     Each factor is weighted by sqrt(weight * scaling), so the product has cross terms b_f a_s and b_s a_f; the
     official SafeMERGE code does this. Factors are unscaled here. combine: peft_linear | dare_linear | ties |
-    dare_ties. The ranks must be equal. The draws are those of torch.manual_seed with PEFT: a's, then b's.
+    dare_ties. The ranks must be equal. Draws in PEFT's order: a of task, of safety, then b of both.
     """
     if task[0].shape[0] != safety[0].shape[0]:
         raise UserError(

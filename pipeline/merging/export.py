@@ -86,7 +86,7 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
         return str(api.upload_folder(folder_path=str(folder), repo_id=repository))
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         raise UserError(
-            f"cannot push to {repository}: {first_line(error)}; log in with `hf auth login` and check the name"
+            f"cannot push to {repository}: {first_line(error)}; log in with `hf auth login`, check the name"
         ) from None
 
 

@@ -1,0 +1,36 @@
+"""Fixtures on pico models: random Llama and Qwen2 checkpoints of a few thousand weights, with adapters."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before torch is imported: tests share few cores with other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Pico:
+    """Folders of one experiment: two models, and two adapters trained, so to speak, on the aligned one."""
+
+    family: str
+    base: Path
+    aligned: Path
+    task: Path
+    safety: Path
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen2"])
+def pico(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pico:
+    """Equal ranks and targets in both adapters."""
+    from tests.pico import save_pair, write_lora
+
+    folder = tmp_path_factory.mktemp(request.param)
+    base, aligned = save_pair(folder, request.param)
+    task = write_lora(folder / "task", rank=4, alpha=8, seed=1, base=str(aligned))
+    safety = write_lora(folder / "safety", rank=4, alpha=4, seed=2, base=str(aligned))
+    return Pico(request.param, base, aligned, task, safety)

@@ -1,0 +1,93 @@
+"""vLLM gives a repaired adapter the log-probabilities that transformers gives the dense deltas."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.merging import repair_adapter
+from pipeline.merging.points import Repair
+from tests.pico import deltas, modules, write_lora
+
+pytestmark = pytest.mark.recipe
+HIDDEN, MIDDLE, VOCAB = 128, 192, 64  # vLLM's CPU attention wants heads of 32
+SHAPES = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (HIDDEN // 2, HIDDEN),
+    "self_attn.v_proj": (HIDDEN // 2, HIDDEN),
+    "mlp.up_proj": (MIDDLE, HIDDEN),
+    "mlp.down_proj": (HIDDEN, MIDDLE),
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": MIDDLE, "vocab_size": VOCAB, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads, initializer_range=0.1)).save_pretrained(tmp_path / "model")
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_vllm_serves_the_repaired_adapter(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vllm")
+    for name, value in {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    from transformers import AutoModelForCausalLM
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    shapes = {f"model.layers.{i}.{kind}": shape for i in range(2) for kind, shape in SHAPES.items()}
+    task = write_lora(tmp_path / "task", rank=4, alpha=8, seed=1, shapes=shapes, base=str(model))
+    safety = write_lora(tmp_path / "safety", rank=6, alpha=6, seed=2, shapes=shapes, base=str(model))
+    selected = [name for name in shapes if name.endswith(("q_proj", "down_proj"))]
+    info = repair_adapter(
+        task=task,
+        safety=safety,
+        selected=selected,
+        repair=Repair("blend", alpha=0.7),
+        output=tmp_path / "out",
+    )
+    assert info["rank"] == 10
+
+    ids = [(7 * i) % VOCAB for i in range(24)]
+    reference = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        base = torch.log_softmax(reference(torch.tensor([ids])).logits[0].double(), -1)
+        ours, theirs = deltas(task), deltas(safety)
+        for name, delta in ours.items():
+            wanted = 0.7 * delta + 0.3 * theirs[name] if name in selected else delta
+            reference.get_submodule(name).weight += wanted.float()
+        expected = torch.log_softmax(reference(torch.tensor([ids])).logits[0].double(), -1)
+
+    engine = LLM(
+        model=str(model),
+        dtype="float32",
+        enforce_eager=True,
+        enable_lora=True,
+        max_lora_rank=16,
+        max_model_len=64,
+        max_logprobs=VOCAB,
+    )
+    sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=VOCAB, logprobs=0)
+    request = LoRARequest("repaired", 1, str(tmp_path / "out"))
+    answer = engine.generate([{"prompt_token_ids": ids}], sampling, lora_request=request)[0]
+    for position, entries in enumerate(answer.prompt_logprobs[1:], start=0):
+        found = torch.tensor([entries[token].logprob for token in range(VOCAB)], dtype=torch.float64)
+        assert (found - expected[position]).abs().max() <= 2e-3, position
+    assert (expected - base).abs().max() > 0.1  # an adapter that is not applied would show
+
+
+def test_the_shapes_are_those_of_the_pico_models() -> None:
+    assert set(SHAPES) < {name.split(".", 3)[3] for name in modules()}

@@ -1,0 +1,105 @@
+"""rho and the projection against their dense float64 definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.merging import subspace
+from tests.pico import dense_rho
+
+sizes = st.integers(1, 24)
+seeds = st.integers(0, 2**32 - 1)
+scales = st.floats(1e-6, 1e6)
+
+
+def draw(seed: int, d_out: int, d_in: int, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (rank, d_in), (d_out, rank), (d_out, d_in)
+    return tuple(torch.randn(*shape, generator=generator) for shape in shapes)  # type: ignore[return-value]
+
+
+def measure(a: torch.Tensor, b: torch.Tensor, v: torch.Tensor, scaling: float = 1.0) -> subspace.Similarity:
+    return subspace.similarity(subspace.fold(a, b), v, float(v.double().norm()), scaling)
+
+
+@settings(deadline=None)
+@given(seeds, sizes, sizes, st.integers(1, 8))
+def test_rho_is_its_definition_and_in_the_unit_interval(seed: int, d_out: int, d_in: int, rank: int) -> None:
+    a, b, v = draw(seed, d_out, d_in, rank)
+    found = measure(a, b, v)
+    assert 0 <= found.rho <= 1
+    # Ill-conditioned draws (a 1-column V nearly orthogonal to dW) lose digits in float32 by any method.
+    assert found.rho == pytest.approx(dense_rho(b.double() @ a.double(), v), rel=1e-4, abs=1e-6)
+
+
+@settings(deadline=None)
+@given(seeds, scales, scales, scales, st.sampled_from([1.0, -1.0]))
+def test_rho_ignores_scale(seed: int, of_a: float, of_b: float, of_v: float, sign: float) -> None:
+    a, b, v = draw(seed, 12, 9, 3)
+    assert measure(a * of_a, sign * b * of_b, v * of_v).rho == pytest.approx(measure(a, b, v).rho, rel=1e-5)
+
+
+def test_norms_are_the_dense_ones() -> None:
+    a, b, v = draw(3, 20, 16, 4)
+    found = measure(a, b, v, scaling=0.5)
+    delta, wide = 0.5 * b.double() @ a.double(), v.double()
+    assert found.norm_task == pytest.approx(float(delta.norm()), rel=1e-6)
+    assert found.norm_projected == pytest.approx(
+        float((wide @ wide.T @ delta / wide.norm()).norm()), rel=1e-5
+    )
+
+
+def test_cancelling_factors_keep_their_accuracy() -> None:
+    a, b, v = draw(5, 64, 48, 2)
+    a[1] = a[0] + 1e-4 * a[1]
+    b[:, 1] = -b[:, 0]
+    assert measure(a, b, v).rho == pytest.approx(dense_rho(b.double() @ a.double(), v), abs=1e-6)
+
+
+@pytest.mark.parametrize("rank", [8, 16, 64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_checkpoints_are_accurate_to_1e_6(dtype: torch.dtype, rank: int) -> None:
+    a, b, step = draw(rank, 384, 256, rank)
+    base = (0.02 * torch.randn(384, 256, generator=torch.Generator().manual_seed(1))).to(dtype)
+    aligned = (base.float() + 0.001 * step).to(dtype)
+    v = torch.empty(384, 256)
+    norm = subspace.difference(aligned, base, v)
+    exact = aligned.double() - base.double()
+    assert norm == pytest.approx(float(exact.norm()), rel=1e-6)
+    rho = subspace.similarity(subspace.fold(a, b), v, norm).rho
+    assert abs(rho - dense_rho(b.double() @ a.double(), exact)) <= 1e-6
+
+
+def test_degenerate_modules_are_zero_and_flagged() -> None:
+    a, b, v = draw(1, 6, 5, 2)
+    assert measure(a, b, torch.zeros_like(v)).flags == ("zero_v",)
+    assert measure(a, torch.zeros_like(b), v).flags == ("zero_update",)
+    assert measure(a, torch.zeros_like(b), torch.zeros_like(v)).flags == ("zero_v", "zero_update")
+    outside = torch.zeros(6, 2)
+    outside[5] = 1
+    v[5] = 0  # the update lives in the one output that alignment did not touch
+    found = measure(a, outside, v)
+    assert (found.rho, found.flags) == (0.0, ("zero_projection",))
+
+
+def test_nan_weights_show_in_the_norm() -> None:
+    base = torch.zeros(4, 4)
+    base[2, 1] = float("nan")
+    assert not torch.tensor(subspace.difference(torch.ones(4, 4), base, torch.empty(4, 4))).isfinite()
+
+
+@settings(deadline=None)
+@given(seeds, sizes, sizes, st.integers(1, 6))
+def test_projection_is_c_times_dw(seed: int, d_out: int, d_in: int, rank: int) -> None:
+    a, b, v = draw(seed, d_out, d_in, rank)
+    wide = v.double()
+    expected = wide @ wide.T @ b.double() @ a.double() / wide.norm()
+    found = subspace.project(b, v, float(wide.norm())).double() @ a.double()
+    assert (found - expected).norm() <= 1e-5 * (wide.norm() * b.norm() * a.norm())
+
+
+def test_projection_on_an_empty_subspace_is_zero() -> None:
+    assert not subspace.project(torch.ones(3, 2), torch.zeros(3, 4), 0.0).any()
