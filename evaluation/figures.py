@@ -1,0 +1,377 @@
+"""The report's figures, as PNG and SVG. Okabe-Ito colours plus a marker per method, so that no figure needs colour to be read."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evaluation.analysis import Chosen, rate_of, training_curves
+from evaluation.results import Entry, Point
+from evaluation.tables import benchmark_name, method_name
+
+# Okabe & Ito 2008, colour-blind safe.
+STYLE = {
+    "aligned": ("#009E73", "s"),
+    "finetuned": ("#D55E00", "X"),
+    "safeinstruct": ("#CC79A7", "P"),
+    "resta": ("#E69F00", "v"),
+    "safelora": ("#56B4E9", "^"),
+    "full": ("#666666", "p"),
+    "scale": ("#A6761D", "h"),
+    "safemerge": ("#0072B2", "o"),
+    "random": ("#999999", "<"),
+    "highest": ("#444444", ">"),
+}
+OTHER = ("#000000", "d")
+RC = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "safemerge",
+    "svg.fonttype": "path",
+}
+NO_DATE = {".svg": {"Date": None}, ".png": {"Software": None}}
+
+
+@contextmanager
+def figure(
+    width: float, height: float, paths: list[Path], stem: Path, rows: int = 1, cols: int = 1
+) -> Iterator[Any]:
+    """A figure that is saved as PNG and SVG on the way out; never touches the global backend or pyplot's state."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(fig)
+        yield fig, fig.subplots(rows, cols, squeeze=False)
+        for suffix, metadata in NO_DATE.items():
+            path = stem.with_suffix(suffix)
+            fig.savefig(path, metadata=metadata)
+            paths.append(path)
+
+
+def style(method: str) -> tuple[str, str]:
+    """(colour, marker) of a method."""
+    return STYLE.get(method, OTHER)
+
+
+def _axes(entry: Entry) -> tuple[str | None, str | None]:
+    return next(iter(entry.benchmarks("utility")), None), next(iter(entry.benchmarks("harm")), None)
+
+
+def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
+    """Harm against utility on the test half: every point of every grid, the chosen ones with their intervals."""
+    utility, harm = _axes(entry)
+    paths: list[Path] = []
+    if not utility or not harm:
+        return paths
+    with figure(7.2, 4.6, paths, stem) as (_, axes):
+        ax = axes[0][0]
+        grid = [p for p in entry.points if p.method == "safemerge"]
+        spots = [(rate_of(entry, p, utility, "test"), rate_of(entry, p, harm, "test")) for p in grid]
+        spots = [(u, h) for u, h in spots if u.n and h.n]
+        if len(spots) > 1:
+            ax.scatter(
+                *zip(*((100 * u.value, 100 * h.value) for u, h in spots), strict=True),
+                s=26, facecolors="none", edgecolors=STYLE["safemerge"][0], linewidths=0.9,
+                label=f"SafeMERGE grid ({len(spots)} points)", zorder=2,
+            )  # fmt: skip
+        for name, point in chosen.items():
+            u, h = rate_of(entry, point, utility, "test"), rate_of(entry, point, harm, "test")
+            if not u.n or not h.n:
+                continue
+            colour, marker = style(point.method)
+            ours = point.method == "safemerge"
+            ax.errorbar(
+                100 * u.value, 100 * h.value,
+                xerr=[[100 * (u.value - u.low)], [100 * (u.high - u.value)]],
+                yerr=[[100 * (h.value - h.low)], [100 * (h.high - h.value)]],
+                fmt=marker, color=colour, ecolor=colour, elinewidth=1.6 if ours else 0.9, alpha=1.0,
+                markersize=11 if ours else 8, markeredgecolor="white", markeredgewidth=0.8,
+                zorder=5 if ours else 4, label=method_name(name),
+            )  # fmt: skip
+        ax.set_xlabel(f"Utility: {benchmark_name(utility)} (%)  → better")
+        ax.set_ylabel(f"Harm: {benchmark_name(harm)} (%)\n← better (down)")
+        ax.set_ylim(bottom=min(-1.0, ax.get_ylim()[0] * 0))
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, labelspacing=0.7)
+        n = rate_of(entry, next(iter(chosen.values())), harm, "test").n
+        ax.set_title(
+            f"{_title(entry)}: test half, bars are 95 % intervals (harm n ≈ {n})", loc="left", fontsize=10
+        )
+    return paths
+
+
+def _title(entry: Entry) -> str:
+    return f"{entry.spec['model']}, {entry.spec['task']}, seed {entry.spec['seed']}"
+
+
+def read_similarity(path: Path) -> list[dict[str, Any]]:
+    """Rows of similarity.csv with rho as a float (NaN when it is empty)."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{**row, "rho": float(row["rho"] or "nan")} for row in csv.DictReader(file)]
+
+
+def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
+    """rho by layer and kind; modules that the chosen point merged are outlined."""
+    paths: list[Path] = []
+    if not entry.spec.get("similarity"):
+        return paths
+    import numpy as np
+    from matplotlib.patches import Patch, Rectangle
+
+    rows = read_similarity(entry.path(entry.spec["similarity"]))
+    layers = sorted({int(float(row["layer"])) for row in rows if row["layer"] != ""})
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    if not layers:
+        return paths
+    values = np.full((len(kinds), len(layers)), np.nan)
+    where = {}
+    for row in rows:
+        if row["layer"] != "":
+            where[row["module"]] = (kinds.index(row["kind"]), layers.index(int(float(row["layer"]))))
+            values[where[row["module"]]] = row["rho"]
+    selected = set(point.spec.get("selected") or []) if point else set()
+    with figure(max(6.0, 1.9 + 0.3 * len(layers)), 1.7 + 0.36 * len(kinds), paths, stem) as (fig, axes):
+        ax = axes[0][0]
+        ax.grid(False)
+        image = ax.imshow(values, cmap="cividis", aspect="auto", interpolation="nearest")
+        for name in selected & set(where):
+            y, x = where[name]
+            ax.add_patch(
+                Rectangle((x - 0.43, y - 0.43), 0.86, 0.86, fill=False, edgecolor="#D55E00", linewidth=2.0)
+            )
+        ax.set_yticks(range(len(kinds)), kinds)
+        step = max(1, math.ceil(len(layers) / 24))
+        ax.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+        ax.set_xlabel("layer")
+        fig.colorbar(image, ax=ax, label="ρ", pad=0.015)
+        title = f"ρ of each LoRA module ({_title(entry)})"
+        ax.set_title(title, loc="left", fontsize=10)
+        if selected:
+            patch = Patch(
+                fill=False,
+                edgecolor="#D55E00",
+                linewidth=2,
+                label=f"merged by the chosen point: {len(selected)} of {len(rows)}",
+            )
+            fig.legend(handles=[patch], loc="outside lower right", fontsize=8.5)
+    return paths
+
+
+def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
+    """Over tau: modules merged above, utility and harm per alpha below (all prompts: this is the whole grid, not a result)."""
+    from matplotlib.ticker import MaxNLocator
+
+    utility, harm = _axes(entry)
+    points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.get("tau"))]
+    paths: list[Path] = []
+    if not utility or not harm or len({p.spec["tau"] for p in points}) < 2:
+        return paths
+    alphas = sorted({p.spec.get("alpha") or 0.0 for p in points})
+    base = {m: next((p for p in entry.points if p.method == m), None) for m in ("aligned", "finetuned")}
+    with figure(7.2, 6.4, paths, stem, rows=3) as (fig, axes):
+        count, top, bottom = (row[0] for row in axes)
+        merged = sorted({(p.spec["tau"], p.spec["merged_modules"]) for p in points})
+        count.step(*zip(*merged, strict=True), where="post", color="#444444", marker="o", markersize=4)
+        count.set_ylabel("modules merged")
+        count.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+        count.set_title(f"SafeMERGE over τ ({_title(entry)}, all prompts)", loc="left", fontsize=10)
+        shades = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+        for ax, benchmark, label in ((top, utility, "utility"), (bottom, harm, "harm")):
+            for i, alpha in enumerate(alphas):
+                line = sorted(
+                    (
+                        (p.spec["tau"], rate_of(entry, p, benchmark, "all"))
+                        for p in points
+                        if (p.spec.get("alpha") or 0.0) == alpha
+                    ),
+                    key=lambda pair: pair[0],
+                )
+                x = [tau for tau, _ in line]
+                colour = shades[i % len(shades)]
+                ax.plot(
+                    x,
+                    [100 * r.value for _, r in line],
+                    "-",
+                    marker="osD^vP"[i % 6],
+                    markersize=5,
+                    color=colour,
+                    label=f"α = {alpha:g}",
+                )
+                ax.fill_between(
+                    x,
+                    [100 * r.low for _, r in line],
+                    [100 * r.high for _, r in line],
+                    color=colour,
+                    alpha=0.12,
+                    linewidth=0,
+                )
+            for method, point in base.items():
+                rate = rate_of(entry, point, benchmark, "all")
+                if rate.n:
+                    dash = (0, (5, 2)) if method == "aligned" else (0, (1, 1.5))
+                    ax.axhline(
+                        100 * rate.value,
+                        color=style(method)[0],
+                        linewidth=1.3,
+                        linestyle=dash,
+                        label=method_name(method),
+                    )
+            ax.set_ylabel(f"{label}: {benchmark_name(benchmark)} (%)")
+        ours = next((p for p in chosen.values() if p.method == "safemerge"), None)
+        for ax in (count, top, bottom):
+            ax.sharex(bottom)
+            if ours and _finite(ours.spec.get("tau")):
+                ax.axvline(
+                    ours.spec["tau"], color="#000000", linewidth=0.9, linestyle="-", alpha=0.45, zorder=1
+                )
+        bottom.set_xlabel("τ (the grey line is the chosen one)")
+        bottom.set_ylim(bottom=0)
+        fig.legend(
+            *top.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(6, len(alphas) + 2),
+            fontsize=8.5,
+        )
+    return paths
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
+    """Harm per category for the chosen points, first harm benchmark, with intervals."""
+    rows = [row for row in group["categories"] if row["benchmark"] == next(iter(group["harm"]), None)]
+    controls = {row["name"] for row in group["headline"] if row["control"]}
+    names = [n for n in dict.fromkeys(row["name"] for row in rows) if n not in controls]
+    kinds = list(dict.fromkeys(row["category"] for row in rows))
+    paths: list[Path] = []
+    if not names or not kinds:
+        return paths
+    width = 0.84 / len(names)
+    with figure(max(7.2, 0.24 * len(names) * len(kinds) + 1.5), 3.9, paths, stem) as (fig, axes):
+        ax = axes[0][0]
+        ax.grid(False, axis="x")
+        hatches = {
+            "aligned": "..",
+            "safemerge": "",
+            "finetuned": "//",
+            "safelora": "\\\\",
+            "resta": "xx",
+            "safeinstruct": "--",
+        }
+        for i, name in enumerate(names):
+            method = name.split(" ")[0]
+            rates = [
+                next((r["rate"] for r in rows if (r["name"], r["category"]) == (name, k)), None)
+                for k in kinds
+            ]
+            known = [(x, r) for x, r in enumerate(rates) if r and r["n"]]
+            at = [x + (i - (len(names) - 1) / 2) * width for x, _ in known]
+            error = [
+                [max(0.0, 100 * (r["value"] - r["low"])) for _, r in known],
+                [max(0.0, 100 * (r["high"] - r["value"])) for _, r in known],
+            ]
+            ax.bar(
+                at, [100 * r["value"] for _, r in known], width * 0.94, yerr=error, color=style(method)[0],
+                hatch=hatches.get(method, ""), edgecolor="white", linewidth=0.4, label=method_name(name),
+                error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
+            )  # fmt: skip
+        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set_ylabel(f"Harm: {benchmark_name(rows[0]['benchmark'])} (%)")
+        ax.set_ylim(bottom=0)
+        ax.set_title(
+            f"Harm by category ({group['model']}, {group['task']}, test half)", loc="left", fontsize=10
+        )
+        fig.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5)
+    return paths
+
+
+def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
+    """Each seed's rate per method, with the mean; only for two seeds or more."""
+    harm = next(iter(group["harm"]), None)
+    panels = [
+        (group["utility"], "Utility"),
+        (harm, "Harm"),
+        (next(iter(group["over_refusal"]), None), "Over-refusal"),
+    ]
+    panels = [(b, label) for b, label in panels if b]
+    paths: list[Path] = []
+    if len(group["seeds"]) < 2 or not panels:
+        return paths
+    rows = group["headline"]
+    with figure(7.2, 0.9 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (fig, axes):
+        for ax, (benchmark, label) in zip(axes[0], panels, strict=True):
+            for y, row in enumerate(rows):
+                values = [100 * v for v in row["rates"][benchmark]["values"] if not math.isnan(v)]
+                if values:
+                    colour, marker = style(row["method"])
+                    ax.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.5, alpha=0.5)
+                    ax.plot(
+                        values,
+                        [y] * len(values),
+                        marker,
+                        color=colour,
+                        markersize=7,
+                        markeredgecolor="white",
+                        markeredgewidth=0.4,
+                        linestyle="none",
+                    )
+                    ax.plot(
+                        sum(values) / len(values), y, "|", color="#000000", markersize=13, markeredgewidth=1.5
+                    )
+            ax.set_yticks(
+                range(len(rows)), [method_name(r["name"]) for r in rows] if ax is axes[0][0] else []
+            )
+            ax.set_ylim(len(rows) - 0.5, -0.5)
+            ax.set_title(f"{label}: {benchmark_name(benchmark)} (%)", fontsize=9)
+        fig.suptitle(
+            f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test half)",
+            fontsize=10,
+            x=0.01,
+            ha="left",
+        )
+    return paths
+
+
+def training(entries: list[Entry], stem: Path) -> list[Path]:
+    """Training loss of every fine-tuning, a line per seed."""
+    curves: dict[str, list[tuple[Any, list[dict[str, Any]]]]] = {}
+    for entry in entries:
+        for name, rows in training_curves(entry).items():
+            if rows:
+                curves.setdefault(name, []).append((entry.spec["seed"], rows))
+    paths: list[Path] = []
+    if not curves:
+        return paths
+    with figure(max(4.0, 2.4 * len(curves)), 2.6, paths, stem, cols=len(curves)) as (_, axes):
+        for ax, (name, lines) in zip(axes[0], curves.items(), strict=True):
+            for i, (seed, rows) in enumerate(lines):
+                x, y = [r.get("step", j) for j, r in enumerate(rows)], [r["loss"] for r in rows]
+                ax.plot(
+                    x,
+                    y,
+                    color=("#0072B2", "#D55E00", "#009E73", "#CC79A7")[i % 4],
+                    linewidth=1.4,
+                    linestyle=("-", "--", ":", "-.")[i % 4],
+                    label=f"seed {seed}",
+                )
+            ax.set_title(name, fontsize=9.5)
+            ax.set_xlabel("step")
+            ax.set_ylim(bottom=0)
+        axes[0][0].set_ylabel("training loss (answer tokens)")
+        axes[0][-1].legend(fontsize=8)
+    return paths

@@ -1,0 +1,218 @@
+"""report.md and report.html from the same tables. The HTML is one offline file; whatever a model wrote stays text in it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from evaluation import sections
+from evaluation.analysis import Chosen
+from evaluation.literature import SETTINGS
+from evaluation.quality import flags
+from evaluation.results import Entry, Point, plain, primary
+from evaluation.tables import Table, benchmark_name, headline_table, markdown, method_name
+
+TEMPLATES = Path(__file__).parent / "templates"
+BROWSED = 300  # prompts per benchmark in the completions browser, so that the file stays a few megabytes
+CAPTIONS = {
+    "pareto": "Utility against harm on the test half; open circles are the whole grid.",
+    "tau": "The grid over τ on all prompts: what the selection looked at, not a result.",
+    "heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
+    "categories": "Harm per prompt category, chosen points.",
+    "seeds": "Spread over training seeds.",
+    "training": "Training loss.",
+}
+
+
+def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
+    """(section title, its tables) of one group, empty tables left out."""
+    found = [
+        ("Results", [headline_table(group)]),
+        ("The paper's protocol: all prompts", [headline_table(group, "paper")]),
+        ("Selection", [sections.choices_table(group)]),
+        ("Paired tests", [sections.tests_table(group), sections.power_table(group)]),
+        ("Categories", [sections.categories_table(group)]),
+        (
+            "Judges",
+            [sections.judges_table(group), sections.agreement_table(group), sections.corrected_table(group)],
+        ),
+        ("Guards", [sections.guards_table(group)]),
+        ("Quality", [sections.quality_table(group)]),
+    ]
+    return [(title, [t for t in tables if t.rows]) for title, tables in found if any(t.rows for t in tables)]
+
+
+def failures(groups: list[dict[str, Any]]) -> list[str]:
+    """A line per failed guard, for the banner."""
+    return [
+        f"{group['model']}, {group['task']}, seed {g['seed']}: guard {g['name']} failed: {g.get('detail', '')} "
+        f"(affects {', '.join(g.get('affects') or ()) or 'every row of this seed'})"
+        for group in groups
+        for g in group["guards"]
+        if g["status"] == "fail"
+    ]
+
+
+def all_notes(groups: list[dict[str, Any]]) -> list[str]:
+    """The notes of all groups, each once."""
+    return list(dict.fromkeys(note for group in groups for note in group["notes"]))
+
+
+def title_of(group: dict[str, Any]) -> str:
+    """Model, task and the way of combining."""
+    return ", ".join(str(part) for part in (group["model"], group["task"], group["combine"]) if part)
+
+
+def render_markdown(
+    runs: list[dict[str, Any]],
+    groups: list[dict[str, Any]],
+    literature: Table,
+    pictures: dict[int, dict[str, Path]],
+) -> str:
+    """report.md; pictures (group index -> name -> PNG) are linked by file name."""
+    parts = [
+        "# SafeMERGE replication: report",
+        "Generated from artifacts; do not edit. The same with a browser of completions: report.html.",
+    ]
+    if failed := failures(groups):
+        parts.append(
+            "> **A guard failed; the rows marked ⚠ are not to be trusted.**\n>\n"
+            + "\n".join(f"> - {f}" for f in failed)
+        )
+    parts += [f"> {note}" for note in all_notes(groups)]
+    for index, group in enumerate(groups):
+        parts.append(f"## {title_of(group)}")
+        for number, (title, tables) in enumerate(group_tables(group)):
+            parts.append(f"### {title}")
+            for table in tables:
+                parts += [f"**{table.title}**", markdown(table), table.note]
+            if number == 0:
+                parts += [f"![{CAPTIONS[n]}]({p.name})" for n, p in pictures[index].items()]
+    parts += ["## Ours against the paper", markdown(literature), literature.note]
+    parts += [
+        "Settings that the literature gives: " + "; ".join(f"{k}: {v} ({s})" for k, v, s in SETTINGS) + "."
+    ]
+    parts += ["## Provenance", markdown(sections.provenance_table(runs, groups))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_html(
+    runs: list[dict[str, Any]],
+    groups: list[dict[str, Any]],
+    literature: Table,
+    pictures: dict[int, dict[str, Path]],
+    browser: list[dict[str, Any]],
+) -> str:
+    """report.html: everything inline, nothing loaded, a content policy that forbids it."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    content = [
+        {
+            "title": title_of(group),
+            "anchor": f"g{index}",
+            "sections": group_tables(group),
+            "pictures": [(CAPTIONS[name], _data_uri(path)) for name, path in pictures[index].items()],
+        }
+        for index, group in enumerate(groups)
+    ]
+    return env.get_template("report.html.j2").render(
+        groups=content,
+        failures=failures(groups),
+        notes=[note.replace("*", "") for note in all_notes(groups)],
+        literature=literature,
+        settings=SETTINGS,
+        provenance=sections.provenance_table(runs, groups),
+        configs=[
+            (run.get("run", ""), json.dumps(plain(run.get("config") or {}), indent=2, ensure_ascii=False))
+            for run in runs
+        ],
+        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
+        data=script_json(browser),
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that is safe inside a script element: no `<`, `>`, `&` and no line separators, whatever the strings hold."""
+    text = json.dumps(plain(value), ensure_ascii=True, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> list[dict[str, Any]]:
+    """Per entry and benchmark: prompts, and each chosen method's completion, verdict per judge and quality flags."""
+    found = []
+    for entry, chosen in entries:
+        for benchmark, role in entry.roles.items():
+            points = {name: p for name, p in chosen.items() if benchmark in p.completions}
+            if not points:
+                continue
+            items = entry.items[benchmark]
+            shown = items[:limit]
+            columns = {name: _column(entry, p, benchmark, role) for name, p in points.items()}
+            found.append(
+                {
+                    "entry": f"{entry.spec['model']} · {entry.spec['task']} · seed {entry.spec['seed']}",
+                    "benchmark": benchmark_name(benchmark),
+                    "role": role,
+                    "total": len(items),
+                    "methods": [
+                        {"id": name, "name": method_name(name), "label": p.label}
+                        for name, p in points.items()
+                    ],
+                    "items": [
+                        {
+                            "id": str(item["id"]),
+                            "prompt": item["prompt"],
+                            "reference": item.get("reference") or "",
+                            "category": item.get("category") or "",
+                            "half": item.get("half", ""),
+                            "label": item.get("label", ""),
+                            "cells": [columns[name][item["id"]] for name in points],
+                        }
+                        for item in shown
+                    ],
+                }
+            )
+    return found
+
+
+def _column(entry: Entry, point: Point, benchmark: str, role: str) -> dict[Any, dict[str, Any]]:
+    scored = {row["id"]: row for row in primary(entry, point, benchmark)}
+    others = {
+        judge: {row["id"]: row["verdict"] for row in rows}
+        for judge, rows in point.scored[benchmark].items()
+        if role == "harm" and judge != entry.judge
+    }
+    cells = {}
+    for row in point.completions[benchmark]:
+        its = scored[row["id"]]
+        if role == "utility":
+            verdict = "correct" if its["correct"] else "no answer" if its["invalid"] else "wrong"
+        elif role == "harm":
+            verdict = its["verdict"]
+        else:
+            verdict = {True: "refused", False: "answered", None: "invalid"}[its["refused"]]
+        cells[row["id"]] = {
+            "text": row["completion"],
+            "verdict": verdict,
+            "note": " · ".join(
+                [
+                    *(f"{judge}: {verdicts[row['id']]}" for judge, verdicts in others.items()),
+                    *flags(row, prose=role != "utility"),
+                ]
+            ),
+        }
+    return cells

@@ -1,0 +1,207 @@
+"""Build the report folder from run.json files: results, tables, figures, report.md and report.html. Reads artifacts only.
+
+python -m evaluation.report RUN_JSON... --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from evaluation import figures, page, selection
+from evaluation.analysis import Chosen, analyse, choose_points
+from evaluation.literature import against_ours
+from evaluation.results import Entry, load, long_rows, plain, write_results
+from evaluation.sections import literature_table
+from evaluation.tables import Table, headline_table, latex
+
+
+@dataclass
+class ReportSummary:
+    """What the terminal and the tracker need: the headline tables, warnings, and where everything is."""
+
+    folder: Path
+    tables: list[Table]
+    groups: list[dict[str, Any]]
+    failures: list[str]
+    notes: list[str]
+    rows: list[dict[str, Any]]
+    paths: dict[str, Path] = field(default_factory=dict)
+    figures: list[Path] = field(default_factory=list)
+
+
+def build_report(
+    run_json: Path | Sequence[Path],
+    output: Path,
+    *,
+    keep: float = selection.KEEP,
+    slack: float = selection.SLACK,
+    browsed: int = page.BROWSED,
+) -> ReportSummary:
+    """Write the report folder in one step (it is complete or as it was before) and return its summary."""
+    loaded = [load(Path(path)) for path in ([run_json] if isinstance(run_json, str | Path) else run_json)]
+    runs, entries = [run for run, _ in loaded], [entry for _, its in loaded for entry in its]
+    _distinct(entries)
+    groups = analyse(entries, keep=keep, slack=slack)
+    chosen = [(entry, choose_points(entry, "dev", keep, slack)[0]) for entry in entries]
+    rows = [row for entry in entries for row in long_rows(entry)]
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as temporary:
+        folder = Path(temporary) / "report"
+        folder.mkdir(mode=0o755)
+        write_results(rows, folder)
+        pictures, drawn = draw(groups, chosen, folder)
+        _similarity(entries, folder)
+        literature = literature_table(against_ours(groups))
+        files = {
+            "report.md": page.render_markdown(runs, groups, literature, pictures),
+            "report.html": page.render_html(
+                runs, groups, literature, pictures, page.browser_data(chosen, browsed)
+            ),
+            "main_table.tex": "\n".join(
+                latex(headline_table(g), f"tab:main-{i}") for i, g in enumerate(groups)
+            ),
+            "analysis.json": json.dumps(plain(groups), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        }
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        _replace(folder, output)
+    names = ("results.csv", "results.json", "similarity.csv", *files)
+    return ReportSummary(
+        folder=output,
+        tables=[headline_table(group) for group in groups],
+        groups=groups,
+        failures=page.failures(groups),
+        notes=page.all_notes(groups),
+        rows=rows,
+        paths={name: output / name for name in names if (output / name).exists()},
+        figures=[output / path.name for path in drawn],
+    )
+
+
+def draw(
+    groups: list[dict[str, Any]], chosen: list[tuple[Entry, Chosen]], folder: Path
+) -> tuple[dict[int, dict[str, Path]], list[Path]]:
+    """Every figure of every group (the first seed's where a figure shows one run): PNGs by group and name, and all files."""
+    pictures: dict[int, dict[str, Path]] = {}
+    drawn: list[Path] = []
+    for index, group in enumerate(groups):
+        key = (group["model"], group["task"], group["combine"])
+        members = [(entry, points) for entry, points in chosen if entry.key == key]
+        entry, points = members[0]
+        ours = next((p for p in points.values() if p.method == "safemerge"), None)
+        stem = (
+            ""
+            if len(groups) == 1
+            else f"{index}-" + "-".join(part for part in key if part).replace("/", "_") + "-"
+        )
+        made = {
+            "pareto": figures.pareto(entry, points, folder / f"{stem}pareto"),
+            "tau": figures.tau_curve(entry, points, folder / f"{stem}tau_curve"),
+            "heatmap": figures.heatmap(entry, ours, folder / f"{stem}rho_heatmap"),
+            "categories": figures.category_bars(group, folder / f"{stem}categories"),
+            "seeds": figures.seed_spread(group, folder / f"{stem}seeds"),
+            "training": figures.training([e for e, _ in members], folder / f"{stem}training"),
+        }
+        pictures[index] = {
+            name: next(p for p in its if p.suffix == ".png") for name, its in made.items() if its
+        }
+        drawn += [path for its in made.values() for path in its]
+    return pictures, drawn
+
+
+def _distinct(entries: list[Entry]) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    for entry in entries:
+        key = (*entry.key, entry.spec["seed"])
+        if key in seen:
+            raise UserError(
+                f"two runs hold model {key[0]}, task {key[1]}, combine {key[2] or 'none'}, seed {key[3]}: give one of them"
+            )
+        seen.add(key)
+
+
+def _similarity(entries: list[Entry], folder: Path) -> None:
+    """One similarity.csv: the run's own table, with the run's columns in front where there are several."""
+    sources = [(e, e.path(e.spec["similarity"])) for e in entries if e.spec.get("similarity")]
+    if not sources:
+        return
+    lines: list[str] = []
+    for entry, path in sources:
+        try:
+            head, *body = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {error}; run the similarity stage again") from error
+        several = len(sources) > 1
+        lines = lines or [("model,task,seed," if several else "") + head]
+        prefix = f"{entry.spec['model']},{entry.spec['task']},{entry.spec['seed']}," if several else ""
+        lines += [prefix + line for line in body]
+    (folder / "similarity.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _replace(folder: Path, output: Path) -> None:
+    """Move the finished folder to its place; the previous report goes only after the new one is there."""
+    old = folder.parent / "old"
+    if output.exists():
+        os.rename(output, old)
+    os.rename(folder, output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def print_headline(summary: ReportSummary, console: Any) -> None:
+    """The headline tables, notes, failures and the path, on a rich console."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    for table in summary.tables:
+        shown = RichTable(title=Text(table.title), title_justify="left", show_lines=False)
+        for i, column in enumerate(table.columns):
+            shown.add_column(Text(column), overflow="fold", justify="left" if i == 0 else "right")
+        for i, row in enumerate(table.rows):
+            style = "red" if i in table.failed else "bold" if i in table.marked else ""
+            shown.add_row(*(Text(cell) for cell in row), style=style)
+        console.print(shown)
+        console.print(Text(table.note, style="dim"))
+    for line in summary.notes:
+        console.print(Text(line.replace("*", "")))
+    for line in summary.failures:
+        console.print(Text(line, style="bold red"))
+    console.print(Text(f"report: {summary.folder / 'report.html'}"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit 0, or 2 with one line on a user error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.report", description="Rebuild a report from artifacts."
+    )
+    parser.add_argument(
+        "run_json", nargs="+", type=Path, help="run.json of one run, or of several to be shown together"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the report; it is replaced")
+    parser.add_argument(
+        "--keep", type=float, default=selection.KEEP, help="share of the gained utility to keep (default 0.9)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        summary = build_report(options.run_json, options.output, keep=options.keep)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from rich.console import Console
+
+    print_headline(summary, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
