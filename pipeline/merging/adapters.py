@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data.errors import UserError
@@ -40,6 +40,7 @@ _REFUSED = {
     "kasa_config": "it changes the base weight",
     "megatron_config": "its layers are split for Megatron",
 }
+_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -162,6 +163,8 @@ def _lora(source: str, config: Mapping[str, Any], name: str, sides: Mapping[str,
         raise UserError(
             f"{name} in {source} has NaN or infinite LoRA weights; the training diverged, retrain it"
         )
+    if 0 in (*a.shape, *b.shape):
+        raise UserError(f"{name} in {source} is empty, {tuple(b.shape)} x {tuple(a.shape)}; save it again")
     rank = int(_pattern(config.get("rank_pattern"), name, config.get("r", 8)))
     if rank != a.shape[0]:
         raise UserError(
@@ -196,27 +199,35 @@ def _digest(path: str, _mtime: int, _size: int) -> str:
 
 
 def write_adapter(
-    folder: Path, modules: Mapping[str, tuple[Tensor, Tensor]], base: str, dtype: torch.dtype
-) -> int:
-    """Write dW = b @ a per module as a plain PEFT folder with one rank and scaling 1; returns that rank.
+    folder: Path,
+    like: Adapter,
+    modules: Iterable[tuple[str, tuple[Tensor, Tensor]]],
+    rank: int,
+    dtype: torch.dtype,
+) -> None:
+    """Write dW = b @ a per module as a plain PEFT folder with that one rank and scaling 1.
 
-    Every module is padded with zeros to the largest rank: servers such as vLLM ignore rank_pattern and
-    alpha_pattern.
+    modules: every module of `like`, in its order. Each is padded with zeros to `rank`, since servers such as
+    vLLM ignore rank_pattern and alpha_pattern, and goes to the file before the next one is computed.
     """
-    rank = max(a.shape[0] for a, _ in modules.values())
-    tensors: dict[str, Tensor] = {}
-    for name, (a, b) in modules.items():
-        wide_a = torch.zeros(rank, a.shape[1], dtype=dtype)
-        wide_b = torch.zeros(b.shape[0], rank, dtype=dtype)
-        wide_a[: a.shape[0]] = a
-        wide_b[:, : b.shape[1]] = b
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = wide_a
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = wide_b
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, module in like.modules.items():
+        shapes[f"{_PREFIX}{name}.lora_A.weight"] = (rank, module.a.shape[1])
+        shapes[f"{_PREFIX}{name}.lora_B.weight"] = (module.b.shape[0], rank)
+    with open(folder / WEIGHTS, "wb") as handle:
+        handle.write(_header(shapes, dtype))
+        for name, (a, b) in modules:
+            handle.write(_bytes(a, dtype))
+            handle.write(bytes((rank - a.shape[0]) * a.shape[1] * dtype.itemsize))
+            wide = torch.zeros(b.shape[0], rank, dtype=dtype)
+            wide[:, : b.shape[1]] = b
+            if dtype == torch.float16 and not bool(wide.isfinite().all()):
+                raise UserError(f"{name} overflows float16 once scaled; use dtype bfloat16 or float32")
+            handle.write(_bytes(wide, dtype))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": like.base,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
@@ -227,12 +238,26 @@ def write_adapter(
         "rank_pattern": {},
         "alpha_pattern": {},
         "modules_to_save": None,
-        "target_modules": _targets(modules),
+        # The full names are exact for any set of modules; short ones could match others of their kind.
+        "target_modules": list(like.modules),
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return rank
 
 
-def _targets(modules: Mapping[str, Any]) -> list[str]:
-    """The full names: exact for any set of modules; short names could match others of the same kind."""
-    return list(modules)
+def _header(shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> bytes:
+    """What a safetensors file starts with: the header's length (8 bytes, little-endian) and the header, as JSON."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        end = offset + shape[0] * shape[1] * dtype.itemsize
+        entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": (offset, end)}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(tensor: Tensor, dtype: torch.dtype) -> memoryview:
+    return memoryview(
+        tensor.to(dtype).contiguous().view(torch.uint8).numpy().reshape(-1)
+    )  # numpy has no bfloat16

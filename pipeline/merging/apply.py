@@ -12,14 +12,12 @@ from typing import Any
 import torch
 
 from data.errors import UserError
-from pipeline.merging import combine
-from pipeline.merging.adapters import Adapter, Lora, load_adapter, write_adapter
+from pipeline.merging import repairs
+from pipeline.merging.adapters import Adapter, load_adapter, write_adapter
 from pipeline.merging.card import write_card
 from pipeline.merging.checkpoints import Checkpoint
-from pipeline.merging.combine import Factors
 from pipeline.merging.points import Repair
-from pipeline.merging.similarity import open_checkpoint, subspaces
-from pipeline.merging.subspace import project
+from pipeline.merging.similarity import open_checkpoint
 from pipeline.merging.table import ModuleRow, write_table
 
 
@@ -62,20 +60,18 @@ def repair_adapter(
     chosen = set(selected).intersection(repairable) if repair.kind != "keep" else set()
     info["selected"] = sorted(chosen)
     info["merged_modules"] = len(chosen)
-    merged = {name: _scaled(module) for name, module in ours.modules.items()}
-    if repair.kind == "project":
-        _project(ours, open_checkpoint(base or ""), open_checkpoint(aligned or ""), chosen, merged, device)
-    else:
-        _combine(ours, theirs, repair, chosen, merged)
-    if repair.rank is not None and chosen:
-        errors = []
-        for name in sorted(chosen):
-            merged[name], error = combine.truncate(merged[name], repair.rank)
-            errors.append(error)
-        info["svd_error"] = max(errors)
-        info["svd_error_mean"] = sum(errors) / len(errors)
+    ranks = {name: repairs.rank_of(repair, name, ours, theirs, chosen) for name in ours.modules}
+    models = (
+        (open_checkpoint(base or ""), open_checkpoint(aligned or "")) if repair.kind == "project" else None
+    )
+    errors: list[float] = []
+    repaired = repairs.repaired(ours, theirs, repair, chosen, models, device, errors)
     with complete_folder(target, overwrite) as folder:
-        info["rank"] = write_adapter(folder, merged, ours.base, dtype or ours.dtype)
+        info["rank"] = max(ranks.values())
+        write_adapter(folder, ours, repaired, info["rank"], dtype or ours.dtype)
+        if errors:
+            info["svd_error"] = max(errors)
+            info["svd_error_mean"] = sum(errors) / len(errors)
         if rows is not None:
             write_table(folder / "similarity.csv", rows)
         write_card(folder, ours, theirs, repair, info, card or {}, rows)
@@ -125,74 +121,6 @@ def _notes(ours: Adapter, theirs: Adapter | None, selected: Sequence[str]) -> li
             repaired = "selected but not repaired, " if name in set(selected) else ""
             notes.append(f"{name}: in the task adapter only, {repaired}kept")
     return notes
-
-
-def _scaled(module: Lora) -> Factors:
-    """float32 (a, b) with the LoRA scaling in b."""
-    b = module.b.float()
-    return module.a.float(), b if module.scaling == 1 else b * module.scaling
-
-
-def _combine(
-    ours: Adapter, theirs: Adapter | None, repair: Repair, chosen: set[str], merged: dict[str, Factors]
-) -> None:
-    """Repair the chosen modules in place.
-
-    Seeded repairs draw for every common module, chosen or not, in PEFT's order: a module's mask then depends
-    on the seed alone, not on tau, and with all modules chosen the result is PEFT's own, bit for bit.
-    """
-    generator = torch.Generator().manual_seed(repair.seed)
-    draws = (
-        repair.density is not None
-        and repair.density < 1
-        and (repair.kind == "add" or repair.combine.startswith("dare"))
-    )
-    for name, factors in merged.items():
-        if theirs is None:
-            if name in chosen:
-                merged[name] = _alone(repair, factors)
-        elif name in theirs.modules and (name in chosen or draws):
-            result = _with_safety(repair, ours.modules[name], theirs.modules[name], factors, generator)
-            if name in chosen:
-                merged[name] = result
-
-
-def _alone(repair: Repair, factors: Factors) -> Factors:
-    if repair.kind == "drop":
-        return combine.scale(factors, 0.0)
-    if repair.kind == "scale" and repair.alpha is not None:
-        return combine.scale(factors, repair.alpha)
-    raise UserError(f"repair {repair.kind} with alpha={repair.alpha} cannot be applied; see pipeline.methods")
-
-
-def _with_safety(
-    repair: Repair, ours: Lora, theirs: Lora, task: Factors, generator: torch.Generator
-) -> Factors:
-    if repair.kind == "add":
-        safety = _scaled(theirs)
-        if repair.density is not None:
-            safety = combine.dare(safety, repair.density, generator)
-        return combine.add(task, safety, repair.gamma or 0.0)
-    alpha = 1.0 if repair.alpha is None else repair.alpha
-    if repair.combine == "exact":
-        return combine.blend(task, _scaled(theirs), alpha)
-    plain = (ours.a.float(), ours.b.float()), (theirs.a.float(), theirs.b.float())
-    scalings = ours.scaling, theirs.scaling
-    return combine.peft_blend(repair.combine, *plain, scalings, alpha, repair.density, generator)
-
-
-def _project(
-    ours: Adapter,
-    base: Checkpoint,
-    aligned: Checkpoint,
-    chosen: set[str],
-    merged: dict[str, Factors],
-    device: str,
-) -> None:
-    names = [name for name in ours.modules if name in chosen]
-    for name, v, norm_v in subspaces(ours, base, aligned, names, device):
-        a, b = merged[name]
-        merged[name] = a, project(b.to(v.device), v, norm_v).cpu()
 
 
 @contextmanager

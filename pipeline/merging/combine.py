@@ -1,6 +1,6 @@
 """Repairs of one LoRA module, as pure functions of its factors.
 
-All factors here are float32 with the LoRA scaling already in b: dW = b @ a, a: r x d_in, b: d_out x r.
+The LoRA scaling is already in b: dW = b @ a, a: r x d_in, b: d_out x r. What is computed with is float32.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+"""A repair carried through all modules of an adapter, one module in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from data.errors import UserError
+from pipeline.merging import combine
+from pipeline.merging.adapters import Adapter, Lora
+from pipeline.merging.checkpoints import Checkpoint
+from pipeline.merging.combine import Factors
+from pipeline.merging.points import Repair
+from pipeline.merging.similarity import subspaces
+from pipeline.merging.subspace import project
+
+
+def rank_of(repair: Repair, name: str, ours: Adapter, theirs: Adapter | None, chosen: set[str]) -> int:
+    """The rank that a module will have: known before any of them is computed, for the padding to one rank."""
+    rank = ours.modules[name].rank
+    if name not in chosen:
+        return rank
+    if theirs is not None and repair.kind == "add" and repair.gamma:
+        rank += theirs.modules[name].rank
+    elif theirs is not None and repair.kind == "blend" and repair.combine == "exact" and repair.alpha != 1:
+        rank = (rank if repair.alpha else 0) + theirs.modules[name].rank
+    return rank if repair.rank is None else min(rank, repair.rank)
+
+
+def repaired(
+    ours: Adapter,
+    theirs: Adapter | None,
+    repair: Repair,
+    chosen: set[str],
+    models: tuple[Checkpoint, Checkpoint] | None,
+    device: str,
+    errors: list[float],
+) -> Iterator[tuple[str, Factors]]:
+    """(module, factors) of every module, in execution order; dW = b @ a. SVD errors are appended to `errors`.
+
+    Seeded repairs draw for every common module, chosen or not, in PEFT's order: a module's mask then depends
+    on the seed alone, not on tau, and with all modules chosen the result is PEFT's own, bit for bit.
+    """
+    generator = torch.Generator().manual_seed(repair.seed)
+    draws = repair.density is not None and (repair.kind == "add" or repair.combine.startswith("dare"))
+    names = [name for name in ours.modules if name in chosen]
+    walk = subspaces(ours, *models, names, device) if models else iter(())
+    for name, module in ours.modules.items():
+        kept = _scaled(module)
+        result = kept
+        if repair.kind == "project" and name in chosen:
+            _, v, norm_v = next(walk)
+            result = kept[0], project(kept[1].to(v.device).float(), v, norm_v).cpu()
+        elif theirs is not None and name in theirs.modules and (name in chosen or draws):
+            result = _with_safety(repair, module, theirs.modules[name], kept, generator)
+        elif theirs is None and name in chosen:
+            result = _alone(repair, kept)
+        if name not in chosen:
+            result = kept
+        elif repair.rank is not None:
+            result, error = combine.truncate((result[0].float(), result[1].float()), repair.rank)
+            errors.append(error)
+        yield name, result
+
+
+def _scaled(module: Lora) -> Factors:
+    """(a, b) with the LoRA scaling in b; a, and b where the scaling is 1, stay as stored."""
+    return module.a, module.b if module.scaling == 1 else module.b.float() * module.scaling
+
+
+def _alone(repair: Repair, factors: Factors) -> Factors:
+    if repair.kind == "drop":
+        return combine.scale(factors, 0.0)
+    if repair.kind == "scale" and repair.alpha is not None:
+        return combine.scale((factors[0], factors[1].float()), repair.alpha)
+    raise UserError(f"repair {repair.kind} with alpha={repair.alpha} cannot be applied; see pipeline.methods")
+
+
+def _with_safety(
+    repair: Repair, ours: Lora, theirs: Lora, task: Factors, generator: torch.Generator
+) -> Factors:
+    safety = _scaled(theirs)
+    if repair.kind == "add":
+        safety = safety[0].float(), safety[1].float()
+        if repair.density is not None:
+            safety = combine.dare(safety, repair.density, generator)
+        return combine.add(task, safety, repair.gamma or 0.0)
+    alpha = 1.0 if repair.alpha is None else repair.alpha
+    if repair.combine == "exact":
+        return combine.blend((task[0], task[1].float()), (safety[0], safety[1].float()), alpha)
+    plain = (ours.a.float(), ours.b.float()), (theirs.a.float(), theirs.b.float())
+    scalings = ours.scaling, theirs.scaling
+    return combine.peft_blend(repair.combine, *plain, scalings, alpha, repair.density, generator)
