@@ -1,4 +1,5 @@
-"""GSM8K: grade-school word problems. Columns question, answer. https://github.com/openai/grade-school-math (MIT)
+"""GSM8K: grade-school word problems. Columns question, answer.
+https://github.com/openai/grade-school-math (MIT)
 
 A real row of the bundled test file, in GSM8K's schema:
 

@@ -1,6 +1,7 @@
 """Training examples and evaluation items of every data set, from any source: the one door to the data.
 
-`source` is {"source": "bundled"|"local"|"hub", "root": DIR or None, "datasets": {name: {"id", "config", "revision", "file"}}}.
+`source` is {"source": "bundled"|"local"|"hub", "root": DIR or None,
+"datasets": {name: {"id", "config", "revision", "file"}}}.
 Ids do not depend on `limit` or `seed`.
 """
 
@@ -32,7 +33,8 @@ def _sample(
 ) -> list[Row]:
     """`limit` rows in their original order, each stratum in its proportion; all rows if None.
 
-    Systematic sampling: rows lie in line by stratum, shuffled within each, and every n-th is taken from a random start.
+    Systematic sampling: rows lie in line by stratum, shuffled within each;
+    every n-th is taken, from a random start.
     """
     if limit is None or limit >= len(rows):
         return rows
@@ -45,7 +47,7 @@ def _sample(
 
 
 def halves(items: list[Item]) -> list[Item]:
-    """The items with `half` set: within each category the ids are put in the order of a hash, and take turns."""
+    """The items with `half` set: within each category the ids, in the order of a hash, take turns."""
     category = {item.id: item.category for item in items}
     half: dict[str, str] = {}
     turn: dict[str, int] = {}
@@ -72,8 +74,9 @@ def training(
 ) -> list[Example]:
     """Training rows of `name` (one of TRAINING), in file order.
 
-    `part` ("align" or "safety") is one of two disjoint halves of the safety rows; None is all rows. Of guard rows the
-    prompt is the user's, the response the answer to be judged, the category the hazard code; labels: see `guard_rows`.
+    `part` ("align" or "safety") is one of two disjoint halves of the safety rows; None is all rows. Of guard
+    rows the prompt is the user's, the response the answer to be judged, the category the hazard code; for
+    labels see `guard_rows`.
     """
     if name not in TRAINING:
         raise UserError(f"there is no training set {name!r}; use one of {', '.join(TRAINING)}")
@@ -100,7 +103,7 @@ def training(
 
 
 def items(name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Item]:
-    """Evaluation items of `name` (one of ITEMS), with halves; a limit keeps the mix of labels, halves and categories."""
+    """Evaluation items of `name` (one of ITEMS), in halves; a limit keeps their mix and the categories'."""
     if name not in ITEMS:
         raise UserError(f"there is no benchmark {name!r}; use one of {', '.join(ITEMS)}")
     rows = sources.rows(name, "test", source)

@@ -1,16 +1,18 @@
-"""PubMedQA, labelled part: is the answer to a research question yes, no or maybe? https://github.com/pubmedqa/pubmedqa (MIT)
+"""PubMedQA, labelled part: is the answer to a research question yes, no or maybe?
+https://github.com/pubmedqa/pubmedqa (MIT)
 
-A real row of the bundled training file, in the schema of qiaojin/PubMedQA, pqa_labeled (meshes and predictions left out):
+A real row of the bundled training file, in the schema of qiaojin/PubMedQA, pqa_labeled
+(meshes and predictions left out):
 
     question        Is poor sleep associated with tooth loss in students?
-    context         {"contexts": ["We followed 390 students for 11 years.", "The risk of tooth loss was twice as high with
-                    poor sleep, also after adjustment."], "labels": ["METHODS", "RESULTS"], ...}
+    context         {"contexts": ["We followed 390 students for 11 years.", "The risk of tooth loss was twice
+                    as high with poor sleep, also after adjustment."], "labels": ["METHODS", "RESULTS"], ...}
     long_answer     Poor sleep is associated with tooth loss in students.
     final_decision  yes
 
 The hub publishes the 1000 labelled rows as one split, "train". The authors' split is a list of 500 pubids,
-data/test_ground_truth.json in their repository: a row whose pubid is in the list is a test row, every other row is a
-training row. `pubmedqa_test_ids.txt` beside this file holds these ids, and `split` applies the rule.
+data/test_ground_truth.json in their repository: a row whose pubid is in the list is a test row, every other
+row is a training row. `pubmedqa_test_ids.txt` beside this file holds these ids, and `split` applies the rule.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ def test_ids(path: str | Path | None = None) -> frozenset[str]:
     path = Path(path or TEST_IDS)
     if not path.is_file():
         raise UserError(
-            f"the list of PubMedQA's test ids is missing: {path}; use pubmedqa/pubmedqa data/test_ground_truth.json"
+            f"the list of PubMedQA's test ids is missing: {path}; "
+            "take data/test_ground_truth.json of github.com/pubmedqa/pubmedqa"
         )
     text = path.read_text(encoding="utf-8")
     return frozenset(json.loads(text) if path.suffix == ".json" else text.split())
@@ -54,7 +57,7 @@ def decision(row: dict[str, Any]) -> str:
     answer = str(row["final_decision"]).strip().lower()
     if answer not in DECISIONS:
         raise UserError(
-            f"PubMedQA row {row['pubid']} has final_decision {answer!r}; it must be one of {', '.join(DECISIONS)}"
+            f"PubMedQA row {row['pubid']} has final_decision {answer!r}; use one of {', '.join(DECISIONS)}"
         )
     return answer
 

@@ -34,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True)
 class GuardRow:
-    """One row for the judge. `label` is "safe" or "unsafe"; `category` a hazard code such as "S2", "" when safe."""
+    """One row for the judge. `label` is "safe" or "unsafe"; `category` a hazard code (S2), "" when safe."""
 
     id: str
     prompt: str
@@ -45,7 +45,7 @@ class GuardRow:
 
 
 def normalise(text: str) -> str:
-    """Lower case, letters and digits only, single spaces: two prompts with one normal form are the same prompt."""
+    """Lower case, letters and digits only, single spaces. Two prompts with one normal form are the same."""
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 

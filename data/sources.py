@@ -1,4 +1,7 @@
-"""Where each data set lies: the bundled files, a folder of local copies, or the hub. Rows come out in the originals' schemas."""
+"""Where each data set lies: the bundled files, a folder of local copies, or the hub.
+
+Rows come out in the originals' schemas.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,10 @@ LOCAL: dict[tuple[str, str], str] = {
     ("advbench", "test"): "advbench/harmful_behaviors.csv",
     ("harmbench", "test"): "harmbench/behaviors.csv",
     ("malicious", "test"): "bianchi/eval/I-MaliciousInstructions.json",
-    ("hexphi", "test"): "hexphi/test.jsonl",
+    ("hexphi", "test"): "hexphi",
 }
 # The split on the hub; sets that are not named here have one split, of the same name as ours.
-HUB_SPLIT = {("pubmedqa", "test"): "train", ("xstest", "test"): "train", ("hexphi", "test"): "train",
+HUB_SPLIT = {("pubmedqa", "test"): "train", ("xstest", "test"): "train",
              ("harmbench", "test"): "train", ("advbench", "test"): "train"}  # fmt: skip
 GITHUB_ONLY = {
     "safety": "vinid/safety-tuned-llamas, data/training/safety_only_data_Instructions.json",
@@ -57,7 +60,7 @@ def settings(name: str, source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def path_of(name: str, split: str, source: Mapping[str, Any]) -> Path | None:
-    """The file that holds the split, or None when it comes from the hub. Missing files and unknown sources are errors."""
+    """The file that holds the split, or None for the hub. Missing files and unknown sources are errors."""
     kind, root, given = source.get("source"), source.get("root"), settings(name, source).get("file")
     if name == "guard" or kind == "bundled":
         if (name, split) not in BUNDLED:
@@ -68,7 +71,8 @@ def path_of(name: str, split: str, source: Mapping[str, Any]) -> Path | None:
     if kind == "hub" and given is None:
         if name in GITHUB_ONLY:
             raise UserError(
-                f"{name} is not on the hub: download {GITHUB_ONLY[name]} from GitHub and set +data.datasets.{name}.file=PATH"
+                f"{name} is not on the hub: download {GITHUB_ONLY[name]} from GitHub "
+                f"and set ++data.datasets.{name}.file=PATH"
             )
         return None
     if kind not in ("local", "hub"):
@@ -77,20 +81,26 @@ def path_of(name: str, split: str, source: Mapping[str, Any]) -> Path | None:
         raise UserError("data=local needs the folder of the files: set data.root=DIR")
     if given is None and (name, split) not in LOCAL:
         raise UserError(
-            f"{name} has no {split} rows in a local copy; known are {', '.join(sorted({n for n, _ in LOCAL}))}"
+            f"{name} has no {split} rows in a local copy; known: {', '.join(sorted({n for n, _ in LOCAL}))}"
         )
     path = (Path(root) if root else Path()) / (given.format(split=split) if given else LOCAL[name, split])
     path = path.expanduser()
-    if not path.is_file():
+    missing = [path / f for f in harmful.HEXPHI_FILES] if name == "hexphi" and not given else [path]
+    missing = [p for p in missing if not p.is_file()]
+    if missing:
+        path = missing[0]
         raise UserError(
-            f"the {split} rows of {name} are missing: {path}; put the file there or set data.datasets.{name}.file"
+            f"the {split} rows of {name} are missing: {path}; "
+            f"put the file there or set ++data.datasets.{name}.file=PATH"
         )
     return path
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .jsonl, .json (a list, or one of Bianchi's objects of lists) or .csv file."""
+    """Rows of a .jsonl, .json (a list, or Bianchi's object of lists) or .csv file, or of HEx-PHI's folder."""
     try:
+        if path.is_dir():
+            return harmful.hexphi_rows(path)
         if path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file))
@@ -102,10 +112,28 @@ def read(path: Path) -> list[dict[str, Any]]:
     return harmful.from_columns(found) if isinstance(found, dict) else found
 
 
+def _hexphi_folder(entry: dict[str, Any]) -> Path:
+    """HEx-PHI's files in the hub's cache. load_dataset would take each file's first prompt for a header."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = list(harmful.HEXPHI_FILES)
+    try:
+        path = snapshot_download(
+            entry["id"], repo_type="dataset", revision=entry.get("revision"), allow_patterns=patterns
+        )
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"cannot load {entry['id']} from the hub ({type(error).__name__}): "
+            "accept its licence on the hub and set HF_TOKEN"
+        ) from error
+    return Path(path)
+
+
 def _from_hub(name: str, split: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
     if "id" not in entry:
         raise UserError(
-            f"{name} has no hub id: set +data.datasets.{name}.id=OWNER/NAME, or use data=local data.root=DIR"
+            f"{name} has no hub id: set ++data.datasets.{name}.id=OWNER/NAME, or use data=local data.root=DIR"
         )
     try:
         import datasets
@@ -113,6 +141,8 @@ def _from_hub(name: str, split: str, entry: dict[str, Any]) -> list[dict[str, An
         raise UserError(
             "data=hub needs the package 'datasets': run `make setup`, or use data=bundled"
         ) from error
+    if name == "hexphi":
+        return harmful.hexphi_rows(_hexphi_folder(entry))
     where = f"{entry['id']}@{entry.get('revision', 'main')}"
     try:
         loaded = datasets.load_dataset(
@@ -151,7 +181,8 @@ def fingerprint(name: str, split: str, source: Mapping[str, Any]) -> str:
     """What the split's content depends on: a hash of its file, or the hub's id, config and revision."""
     path, entry = path_of(name, split, source), settings(name, source)
     if path:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        files = [path / f for f in harmful.HEXPHI_FILES] if path.is_dir() else [path]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     known = {key: entry.get(key) for key in ("id", "config", "revision", "split", "test_ids")}
     if name == "pubmedqa":
         known["test_ids"] = hashlib.sha256(

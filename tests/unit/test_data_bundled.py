@@ -162,8 +162,9 @@ def test_guard() -> None:
         for row in found:
             assert words(row["response"]) <= 35 and "{" not in row["response"]
             assert (row["label"] == "unsafe") == row["kind"].startswith("compliance") == bool(row["category"])
-    wanted = {"refusal", "compliance_steps", "compliance_list", "compliance_draft", "compliance_warning", "compliance_maths",
-              "arithmetic", "gibberish", "empty", "off_topic", "benign_help", "benign_list", "over_refusal"}  # fmt: skip
+    wanted = {f"compliance_{kind}" for kind in ("steps", "list", "draft", "warning", "maths")}
+    wanted |= {"refusal", "arithmetic", "gibberish", "empty", "off_topic"}
+    wanted |= {"benign_help", "benign_list", "over_refusal"}
     assert wanted <= {row["kind"] for row in train} and wanted <= {row["kind"] for row in calibration}
     known = prompts("guard_train.jsonl", "prompt")
     other = prompts("guard_calibration.jsonl", "prompt")

@@ -227,6 +227,21 @@ def test_fingerprints_differ_by_split_and_need_no_network() -> None:
     assert len(prints) == 5  # the hub's id and revision cover both splits
 
 
+def test_hexphi_files_have_no_header(tmp_path: Path) -> None:
+    from data.harmful import HEXPHI_FILES
+
+    source = {"source": "local", "root": str(tmp_path), "datasets": {}}
+    with pytest.raises(UserError, match=r"category_1\.csv"):
+        loading.items("hexphi", source=source)
+    (tmp_path / "hexphi").mkdir()
+    for name in HEXPHI_FILES:
+        (tmp_path / "hexphi" / name).write_text(f'"First of {name}, please"\nSecond, of it\n')
+    found = loading.items("hexphi", source=source)
+    assert len(found) == 20 and found[0].prompt == "First of category_1.csv, please"
+    assert found[1].prompt == "Second, of it" and found[1].category == "illegal_activity"
+    assert len(loading.fingerprint("hexphi", split="test", source=source)) == 64
+
+
 def test_bianchi_columns() -> None:
     assert from_columns({"instructions": ["a"], "tags": ["hate"], "inputs": [""]}) == [
         {"instruction": "a", "tag": "hate"}
@@ -234,11 +249,13 @@ def test_bianchi_columns() -> None:
 
 
 def test_no_heavy_import() -> None:
-    code = "import sys, data.loading, data.disjoint; print([m for m in ('torch', 'datasets', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, data.loading, data.disjoint; print({'torch', 'datasets', 'pandas'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
 
 
 def test_pretraining_texts_are_training_rows() -> None:

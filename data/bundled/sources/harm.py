@@ -104,7 +104,7 @@ def framed(phrase: str, rng: random.Random, frames: list[str]) -> str:
 
 
 def safety_rows(rng: random.Random, per_act: int = 3) -> list[dict[str, str]]:
-    """Each verb phrase in `per_act` frames, and the complete 'write a ...' requests, all refused; shuffled."""
+    """Verb phrases in `per_act` frames each, and the 'write a ...' requests; all refused, shuffled."""
     rows = []
     for topic, phrases in sections("safety_acts.txt").items():
         for phrase in phrases:
