@@ -23,7 +23,7 @@ reproduce: ready ## the whole experiment for MODEL, with its report
 	@$(PY) -m pipeline $(CHOICES)
 
 plan: ready ## what reproduce would run, with what is cached and what each stage needs
-	@$(PY) -m pipeline $(CHOICES) +dry_run=true
+	@$(PY) -m pipeline $(CHOICES) ++dry_run=true
 
 sweep: ready ## the experiment for seeds 0, 1 and 2, and one report over them
 	@$(PY) -m pipeline -m +experiment=seeds $(CHOICES)

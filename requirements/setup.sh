@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv ready: `make setup`, and before every other target with --quiet. Does nothing, at once, when it is ready.
 #
-#   PYTHON=PATH          the interpreter (default: the first of python3.11, 3.12, 3.13, python3 that fits)
+#   PYTHON=PATH          the interpreter (default: .venv's; else the first of python3.11, 3.12, 3.13, python3 that fits)
 #   BACKEND=cpu|cuda     which lock (default: what .venv already has; else cuda if nvidia-smi lists a GPU)
 #   TORCH_INDEX=URL      an index with CPU builds of torch, PyTorch's own for instance
 set -euo pipefail
@@ -41,6 +41,8 @@ python=''
 if [ -n "${PYTHON:-}" ]; then
     fits "$PYTHON" || die "PYTHON=$PYTHON does not run or is not Python 3.11, 3.12 or 3.13; give PYTHON=/path/to/one"
     python=$PYTHON
+elif fits $venv/bin/python; then # keep the Python that was chosen before
+    python=$($venv/bin/python -c 'import sys; print(sys._base_executable)')
 else
     for candidate in python3.11 python3.12 python3.13 python3; do
         if command -v $candidate >/dev/null && fits $candidate; then python=$candidate; break; fi
