@@ -1,0 +1,143 @@
+"""The experiment, stage by stage: `python -m pipeline model=llama3.1-8b task=gsm8k seed=0`.
+
+Read this file first: a config becomes a plan of steps (`pipeline.plan`), each step an artifact under a content key
+(`pipeline.store`) made in a worker process (`pipeline.run`, `pipeline.stages.*`), and the report reads artifacts only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Our own handling of errors below needs them as exceptions; Hydra would print its own text and exit 1.
+os.environ["HYDRA_FULL_ERROR"] = "1"
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from data.errors import UserError
+from pipeline import overview, plan
+from pipeline.config import Config, check
+from pipeline.mistakes import one_line
+from pipeline.preflight import require
+from pipeline.run import Runner, StageError
+from pipeline.store import Store
+from pipeline.tracking import Tracker
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def prepare(x: plan.Experiment, runner: Runner) -> None:
+    """Data sets and models; for the small models also the alignment stage that makes the aligned member."""
+    runner.ensure("data", x.prepared)
+    runner.ensure("base model", [x.base])
+    before_alignment = [s for s in (x.alignment, x.guard) if s is not None]
+    if before_alignment:
+        runner.ensure("alignment and judge", before_alignment)
+    runner.ensure("aligned model", [x.aligned])
+    runner.ensure("judge models", list(x.judge_models.values()))
+
+
+def finetune(x: plan.Experiment, runner: Runner) -> None:
+    """The task, safety and SafeInstruct adapters: one stage, three data sets."""
+    runner.ensure("fine-tuning", x.trained)
+
+
+def similarity(x: plan.Experiment, runner: Runner) -> None:
+    """rho of every module, once."""
+    if any(p.selection.rule != "none" for p in x.points):
+        runner.ensure("similarity", [x.similarity])
+
+
+def merge(x: plan.Experiment, runner: Runner) -> None:
+    """An adapter for each distinct repair of the grid."""
+    adapters = [c.adapter for c in plan.candidates(x, runner.store)]
+    runner.ensure("merging", [a for a in adapters if isinstance(a, plan.Step) and a.stage == "merge"])
+
+
+def generate(x: plan.Experiment, runner: Runner) -> None:
+    """Completions of every adapter on every benchmark, from one engine."""
+    candidates = plan.candidates(x, runner.store)
+    runner.ensure("generation", [plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark])
+
+
+def judge(x: plan.Experiment, runner: Runner) -> None:
+    """Verdicts of every judge, and of each on the calibration pairs."""
+    candidates = plan.candidates(x, runner.store)
+    for name in x.config.judge:
+        read = [b for b in x.config.benchmark if name in plan.judges_of(x, b)]
+        replies = [plan.completions(x, c.adapter, b) for c in candidates for b in read]
+        sources = [*replies, *([x.calibration] if x.calibration else [])]
+        runner.ensure(f"judge {name}", [plan.verdicts(x, source, name) for source in sources])
+
+
+def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float) -> None:
+    """Tables and figures from the artifacts."""
+    from pipeline.stages import report as stage
+
+    stage.write(x, runner.store, console, tracker, made=len(runner.made), seconds=seconds)
+
+
+STAGES = {"prepare": prepare, "finetune": finetune, "similarity": similarity, "merge": merge, "generate": generate, "judge": judge}
+
+
+def run(config: Config) -> None:
+    """One (model, task, seed): every stage asked for, in order."""
+    start = time.monotonic()
+    store = Store(Path(config.store))
+    experiment = plan.build(config)
+    if config.dry_run:
+        overview.show(experiment, store, console)
+        return
+    require(experiment, store)
+    name = plan.run_name(config)
+    console.print(f"[bold]{name}[/]  (store {config.store}; interrupt at any time, the same command goes on)")
+    tracker = Tracker(config, name, console)
+    runner = Runner(store, console, tracker.step)
+    code = 1
+    try:
+        for stage, function in STAGES.items():
+            if stage in config.stages:
+                function(experiment, runner)
+        if "report" in config.stages:
+            report(experiment, runner, tracker, time.monotonic() - start)
+        code = 0
+    finally:
+        tracker.finish(code)
+    console.print(f"{len(runner.made)} artifacts made, {runner.cached} found in the store, {time.monotonic() - start:.0f} s")
+
+
+def guarded(function: Callable[[], None]) -> int:
+    """Run, and turn what the user can mend into one line: 0, 2 for bad input, 1 for a failed stage, 130 after Ctrl-C."""
+    try:
+        function()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        errors.print(f"error: {one_line(error)}", style="red", markup=False)
+        return 2
+    except StageError as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        errors.print("interrupted; finished work is kept, the same command goes on from here", style="yellow")
+        return 130
+    return 0
+
+
+@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+def hydra_main(cfg: DictConfig) -> None:
+    """Called by Hydra once per job. Leaves by SystemExit on failure: Hydra adds its own lines to any other exception."""
+    logging.getLogger().setLevel(logging.WARNING)
+    if code := guarded(lambda: run(check(cfg))):
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(hydra_main))

@@ -1,0 +1,59 @@
+"""Hydra's multi-line complaints as one line that names the valid choices."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _groups() -> list[str]:
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+def _valid_beside(key: str) -> list[str]:
+    """Keys that exist where the unknown `key` was looked for: at the top, or in a config of its group."""
+    parent, _, _ = key.rpartition(".")
+    if not parent:
+        top = OmegaConf.load(CONF / "config.yaml")
+        return sorted(k for k in {*map(str, top), *_groups()} if k not in ("defaults", "hydra"))
+    group, *rest = parent.split(".")
+    found: set[str] = set()
+    for path in (CONF / group).glob("*.yaml"):
+        node = OmegaConf.load(path)
+        if rest and path.stem != rest[0] and group in ("method", "benchmark", "judge"):
+            continue
+        steps = rest[1:] if group in ("method", "benchmark", "judge") else rest
+        inner = OmegaConf.select(node, ".".join([*([group] if group in node else []), *steps])) if steps or group in node else node
+        if OmegaConf.is_dict(inner):
+            found |= {str(k) for k in inner if k not in ("_target_", "defaults")}
+    return sorted(found)
+
+
+def one_line(error: Exception) -> str:
+    """What was wrong, its value, and what is valid, in one line."""
+    text = str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(text.split())
+    missing = re.search(r"Could not (?:find|load) '([\w-]+)/([^']+)'", text)
+    if missing:
+        group, choice = missing.groups()
+        return f"{group}={choice}: no such choice; {group} is one of {', '.join(_choices(group))}"
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+    if unknown:
+        key = unknown.group(1).split("@")[0]
+        valid = _valid_beside(key)
+        near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{key}: no such setting; {hint}valid here: {', '.join(valid) or 'see conf/'}"
+    return " ".join(text.split())

@@ -1,0 +1,277 @@
+"""From a config to the steps of the experiment: what is made from what, under which key. Imports no torch.
+
+Everything up to the similarity table is known at once. Which modules a threshold selects is known only with the table,
+so `points` is called again after it exists; two grid points that select the same modules become one adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data import loading
+from data.errors import UserError
+from pipeline import methods
+from pipeline.config import Config, Member, Role, bind
+from pipeline.merging.table import live_rhos, read_table
+from pipeline.store import External, Step, Store, digest
+
+Source = Step | External
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of the results: a method at one setting, its adapter (None: the aligned model itself) and what it merged."""
+
+    point: methods.Point
+    tau: float | None
+    selected: tuple[str, ...]
+    modules: int
+    adapter: Source | None
+
+
+@dataclass
+class Experiment:
+    """The steps of one (model, task, seed)."""
+
+    config: Config
+    base: Step
+    aligned: Step
+    task_rows: Step
+    training_rows: dict[str, Step] = field(default_factory=dict)
+    adapters: dict[str, Source] = field(default_factory=dict)
+    alignment: Step | None = None
+    guard: Step | None = None
+    items: dict[str, Step] = field(default_factory=dict)
+    calibration: Step | None = None
+    judge_models: dict[str, Step] = field(default_factory=dict)
+
+    @cached_property
+    def points(self) -> list[methods.Point]:
+        found: list[methods.Point] = []
+        for name, node in self.config.method.items():
+            function, knobs = bind(node, f"method.{name}")
+            found += function(**knobs)
+        return found
+
+    @cached_property
+    def similarity(self) -> Step:
+        inputs = {"base": self.base, "aligned": self.aligned, "adapter": self.adapters["task"]}
+        return Step("similarity", "similarity", {}, inputs)
+
+    def needs(self, role: str) -> bool:
+        """Whether any selected method needs this adapter (task, safety, safeinstruct)."""
+        if role == "safety":
+            return any(p.repair.kind in ("blend", "add") for p in self.points)
+        return any(p.adapter == role for p in self.points)
+
+    @property
+    def prepared(self) -> list[Step]:
+        """The data sets: light steps that need no model."""
+        rows = [*self.training_rows.values(), *self.items.values()]
+        return [*rows, *([self.calibration] if self.calibration else [])]
+
+    @property
+    def trained(self) -> list[Step]:
+        """The adapters to be trained here, from the aligned model."""
+        wanted: list[Source | None] = [s for r, s in self.adapters.items() if self.needs(r)]
+        return [s for s in wanted if isinstance(s, Step)]
+
+
+def _fingerprint(dataset: str, split: str, source: dict[str, Any]) -> str:
+    if source["source"] == "hub" and dataset == "safety" and not source["datasets"].get("safety", {}).get("file"):
+        return "file not given"  # `make plan` still prints; preflight asks for the file before anything starts
+    return loading.fingerprint(dataset, source=source, split=split)
+
+
+def _rows(config: Config, name: str, dataset: str, limit: int | None, part: str | None = None) -> Step:
+    source = config.data.model_dump(exclude={"limits"})
+    settings = {
+        "what": "training",
+        "dataset": dataset,
+        "limit": limit,
+        "part": part,
+        "fingerprint": _fingerprint(dataset, "train", source),
+    }
+    return Step("prepare", f"rows for {name}", settings, {}, {"source": source})
+
+
+def _items(config: Config, dataset: str) -> Step:
+    source = config.data.model_dump(exclude={"limits"})
+    settings = {
+        "what": "items",
+        "dataset": dataset,
+        "limit": config.data.limits.items.get(dataset),
+        "fingerprint": _fingerprint(dataset, "test", source),
+    }
+    return Step("prepare", f"prompts of {dataset}", settings, {}, {"source": source})
+
+
+def _member(name: str, member: Member) -> Step:
+    settings = {k: v for k, v in member.model_dump().items() if v is not None and k not in ("gated", "download_gb")}
+    return Step("prepare", f"{name} model", {"what": "model", **settings})
+
+
+def _finetune(config: Config, role: str, model: Step, rows: dict[str, Step], section: Role, seed: int) -> Step:
+    settings = {
+        "role": role,
+        "lora": config.train.lora.model_dump(),
+        "args": {**config.train.args, **section.args},
+        "seed": seed,
+        "system_prompt": None if role == "guard" else config.model.system_prompt,
+    }
+    speed = {"devices": config.train.devices}
+    return Step("finetune", f"{role} LoRA", settings, {"model": model, **rows}, speed)
+
+
+def _external(name: str, path: str | None) -> External | None:
+    if path is None:
+        return None
+    folder = Path(path)
+    if not (folder / "adapter_config.json").exists():
+        raise UserError(f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder")
+    return External(name, folder)
+
+
+def build(config: Config) -> Experiment:
+    """The steps of the experiment, without looking at what already exists."""
+    train = config.train
+    base = _member("base", config.model.base)
+    part = None
+    if config.model.aligned.kind == "tuned" and train.align is not None:
+        # The safety LoRA must not see the rows that made the model safe in the first place: two disjoint parts.
+        part = "safety"
+        rows = {"safety": _rows(config, "alignment", "safety", train.align.limit, "align")}
+        if train.align.helpful_limit:
+            rows["helpful"] = _rows(config, "alignment, helpful", "helpful", train.align.helpful_limit)
+        align = _finetune(config, "align", base, rows, train.align, seed=0)
+        aligned = Step("prepare", "aligned model", {"what": "merged"}, {"model": base, "adapter": align})
+        training = {f"align/{k}": v for k, v in rows.items()}
+    else:
+        aligned, training = _member("aligned", config.model.aligned), {}
+
+    task_rows = _rows(config, config.task.name, config.task.dataset, train.task.limit)
+    safety_rows = _rows(config, "the safety LoRA", "safety", train.safety.limit, part)
+    mixed = {
+        "task": _rows(config, "SafeInstruct", config.task.dataset, train.safeinstruct.limit),
+        "safety": _rows(config, "SafeInstruct, safety", "safety", train.safeinstruct.safety_limit, part),
+    }
+    experiment = Experiment(config, base, aligned, task_rows)
+    made_from = aligned.inputs.get("adapter")
+    experiment.alignment = made_from if isinstance(made_from, Step) else None
+    experiment.training_rows = {**training, "task": task_rows}
+    adapters = experiment.adapters
+    adapters["task"] = _external("task_adapter", config.task_adapter) or _finetune(
+        config, "task", aligned, {"task": task_rows}, train.task, config.seed
+    )
+    adapters["safety"] = _external("safety_adapter", config.safety_adapter) or _finetune(
+        config, "safety", aligned, {"safety": safety_rows}, train.safety, config.seed
+    )
+    adapters["safeinstruct"] = _finetune(config, "safeinstruct", aligned, mixed, train.safeinstruct, config.seed)
+    if experiment.needs("safety") and config.safety_adapter is None:
+        experiment.training_rows["safety"] = safety_rows
+    if experiment.needs("safeinstruct"):
+        experiment.training_rows |= {f"safeinstruct/{k}": v for k, v in mixed.items()}
+
+    for name, benchmark in config.benchmark.items():
+        experiment.items[name] = _items(config, benchmark.dataset)
+    if any(j.kind == "trained" for j in config.judge.values()) and train.guard is not None:
+        guard_rows = Step(
+            "prepare", "labelled pairs", {"what": "guard", "split": "train", "fingerprint": loading.fingerprint("guard", split="train")}
+        )
+        experiment.training_rows["guard"] = guard_rows
+        experiment.guard = _finetune(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
+    for name, judge in config.judge.items():
+        if judge.kind == "hub":
+            member = Member(kind="hub", id=judge.id, revision=judge.revision)
+            experiment.judge_models[name] = _member(f"{name} judge", member)
+    split = {"what": "guard", "split": "calibration", "fingerprint": loading.fingerprint("guard", split="calibration")}
+    experiment.calibration = Step("prepare", "calibration pairs", split)
+    return experiment
+
+
+def candidates(experiment: Experiment, store: Store) -> list[Candidate]:
+    """The points of the grid with their adapters. Needs the similarity table in the store, if any point merges."""
+    rows = read_table(store.path(experiment.similarity) / "similarity.csv") if store.has(experiment.similarity) else None
+    found = []
+    for point in experiment.points:
+        if point.adapter == "none" or point.repair.kind == "drop":
+            found.append(Candidate(point, None, (), len(rows) if rows else 0, None))
+            continue
+        adapter: Source = experiment.adapters[point.adapter]
+        if point.repair.kind == "keep":
+            found.append(Candidate(point, None, (), len(rows) if rows else 0, adapter))
+            continue
+        if rows is None:
+            raise UserError("the similarity table is missing: include the similarity stage, as in stages=[similarity,merge,...]")
+        selected = methods.select(rows, point.selection)
+        tau = None if point.tau is None else methods.resolve_tau(point.tau, live_rhos(rows))
+        if selected:
+            inputs: dict[str, Source] = {"task": adapter}
+            if point.repair.kind in ("blend", "add"):
+                inputs["safety"] = experiment.adapters["safety"]
+            if point.repair.kind == "project":
+                inputs |= {"base": experiment.base, "aligned": experiment.aligned}
+            settings = {"selected": list(selected), "repair": asdict(point.repair)}
+            adapter = Step("merge", f"{point.label}", settings, inputs)
+        found.append(Candidate(point, tau, selected, len(rows), adapter))
+    return found
+
+
+def completions(experiment: Experiment, adapter: Source | None, benchmark: str) -> Step:
+    """The step that generates one benchmark's completions with one adapter."""
+    generation = experiment.config.generation
+    limits = generation.max_tokens
+    decoding: dict[str, Any] = {
+        "backend": generation.backend,
+        "dtype": generation.dtype,
+        "temperature": generation.temperature,
+        "max_tokens": limits.get(benchmark, limits["default"]),
+        "system_prompt": experiment.config.model.system_prompt,
+    }
+    if generation.temperature > 0:
+        decoding |= {"top_p": generation.top_p, "seed": generation.seed}
+    inputs: dict[str, Source] = {"model": experiment.aligned, "items": experiment.items[benchmark]}
+    if adapter is not None:
+        inputs["adapter"] = adapter
+    return Step("generate", benchmark, decoding, inputs, _engine_speed(experiment))
+
+
+def _engine_speed(experiment: Experiment) -> dict[str, Any]:
+    keys = {"max_num_seqs", "max_loras", "gpu_memory_utilization", "tensor_parallel_size"}
+    return experiment.config.generation.model_dump(include=keys)
+
+
+def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
+    """The step in which one judge reads one file of completions (or the calibration pairs)."""
+    judge = experiment.config.judge[name]
+    keep = {"kind", "id", "revision", "threshold", "max_tokens"} if judge.kind != "phrases" else {"kind"}
+    settings = judge.model_dump(include=keep)
+    inputs: dict[str, Source] = {"replies": replies}
+    if "items" in replies.inputs:
+        inputs["items"] = replies.inputs["items"]
+    if judge.kind == "trained" and experiment.guard is not None:
+        inputs |= {"model": experiment.base, "adapter": experiment.guard}
+    if name in experiment.judge_models:
+        inputs["model"] = experiment.judge_models[name]
+    if judge.kind != "phrases":
+        settings |= {"backend": experiment.config.generation.backend, "dtype": experiment.config.generation.dtype}
+    return Step("judge", f"{name} on {replies.name}", settings, inputs, _engine_speed(experiment))
+
+
+def judges_of(experiment: Experiment, benchmark: str) -> list[str]:
+    """Which judges read a benchmark: all for harm, the phrase judge for over-refusal, none for utility."""
+    role = experiment.config.benchmark[benchmark].role
+    if role == "utility":
+        return []
+    if role == "harm":
+        return list(experiment.config.judge)
+    return [name for name, judge in experiment.config.judge.items() if judge.kind == "phrases"]
+
+
+def run_name(config: Config) -> str:
+    """Name of the run's folder: readable, and distinct for distinct experiments."""
+    settings = config.model_dump(exclude={"stages", "dry_run", "store", "runs", "tracking"}, by_alias=True)
+    return f"{config.model.name}-{config.task.name}-{config.data.source}-seed{config.seed}-{digest(settings)[:6]}"

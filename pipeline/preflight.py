@@ -1,0 +1,92 @@
+"""What a run needs that this machine may lack, found out in seconds and before anything is downloaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from data.errors import UserError
+from pipeline import provenance
+from pipeline.plan import Experiment
+from pipeline.store import Step, Store
+
+#: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
+TRAIN_GIB, SERVE_GIB, OVERHEAD_GIB = 2.4, 2.1, 3.0
+
+
+def gpu_gib(parameters: float) -> float:
+    """GPU memory (GiB) that the most demanding stage needs; an estimate, on the safe side."""
+    return round(parameters / 1e9 * TRAIN_GIB + OVERHEAD_GIB, 1)
+
+
+def hub_token() -> bool:
+    """Whether a hub token is set in the environment or was stored by the hub's login."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")) or (home / "token").exists()
+
+
+def hub_reachable(seconds: float = 3.0) -> bool:
+    """Whether a connection to the hub (or HF_ENDPOINT) can be opened."""
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        with socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=seconds):
+            return True
+    except OSError:
+        return False
+
+
+def in_hub_cache(repo: str, revision: str | None) -> bool:
+    """Whether a snapshot of the repository lies in the hub's local cache."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    snapshots = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
+    return (snapshots / revision).is_dir() if revision and len(revision) == 40 else snapshots.is_dir()
+
+
+def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float, bool]]:
+    """(id, revision, GB, gated) of the hub models that neither the store nor the hub's cache holds."""
+    config = x.config
+    members = [(config.model.base, x.base), (config.model.aligned, x.aligned)]
+    judges = [(config.judge[name], step) for name, step in x.judge_models.items()]
+    found = []
+    for node, step in [*members, *judges]:
+        if node.kind != "hub" or not node.id or not isinstance(step, Step):
+            continue
+        if not store.has(step) and not in_hub_cache(node.id, node.revision):
+            found.append((node.id, node.revision, node.download_gb, node.gated))
+    return found
+
+
+def missing(x: Experiment, store: Store) -> list[str]:
+    """What this machine lacks for the stages asked for, each with its remedy."""
+    config, lacks = x.config, []
+    wanted = set(config.stages) & {"prepare", "finetune", "generate", "judge"}
+    parameters = config.model.parameters
+    if parameters > 1e9 and wanted:
+        need, have = gpu_gib(parameters), max((g["memory_gib"] for g in provenance.gpus()), default=0.0)
+        if have < need:
+            seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
+            lacks.append(f"a GPU with {need:.0f} GiB ({seen})")
+    models = hub_models(x, store) if "prepare" in config.stages else []
+    if any(gated for *_, gated in models) and not hub_token():
+        names = ", ".join(name for name, _, _, gated in models if gated)
+        lacks.append(f"a hub token for the gated {names} (set HF_TOKEN)")
+    needs_hub = bool(models) or (config.data.source == "hub" and "prepare" in config.stages)
+    if needs_hub and not hub_reachable():
+        lacks.append(f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)")
+    if config.data.source == "hub" and "prepare" in config.stages:
+        file = config.data.datasets.get("safety", {}).get("file")
+        if not file or not Path(file).exists():
+            lacks.append("the Bianchi safety data (GitHub only: set data.datasets.safety.file)")
+    return lacks
+
+
+def require(x: Experiment, store: Store) -> None:
+    """Raise one line with all that is missing; nothing has been downloaded or written then."""
+    lacks = missing(x, store)
+    if lacks:
+        raise UserError(f"model={x.config.model.name} cannot run here, it needs " + "; ".join(lacks) + "; see make plan")

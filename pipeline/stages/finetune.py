@@ -1,0 +1,137 @@
+"""One LoRA: task, safety, SafeInstruct, alignment and guard differ in their data only. TRL's SFTTrainer with PEFT."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data.chat import Encoded, example_ids
+from data.errors import UserError
+from data.schema import read_jsonl
+from evaluation.guard_format import guard_answer, small_guard_prompt
+from pipeline.progress import report
+from pipeline.stages.prepare import model_folder
+from pipeline.worker import Job
+
+
+def load_pairs(inputs: dict[str, Path]) -> list[tuple[str, str]]:
+    """(prompt, response) of every data input, in the order of their names."""
+    pairs: list[tuple[str, str]] = []
+    for role in sorted(set(inputs) - {"model"}):
+        for row in read_jsonl(inputs[role] / "rows.jsonl"):
+            if role == "guard":
+                pairs.append((small_guard_prompt(row["prompt"], row["response"]), guard_answer(row["label"], row["category"])))
+            else:
+                pairs.append((row["prompt"], row["response"]))
+    return pairs
+
+
+def encode(tokenizer: Any, pairs: list[tuple[str, str]], system: str | None, max_length: int) -> list[Encoded]:
+    """Encode the pairs, leaving out those too long: cut ones would teach the model never to stop.
+
+    Raises:
+        UserError: more than a twentieth is too long for max_length.
+    """
+    encoded = [example_ids(tokenizer, prompt, response, system=system) for prompt, response in pairs]
+    fitting = [e for e in encoded if len(e.input_ids) <= max_length]
+    if len(fitting) < 0.95 * len(encoded):
+        longest = max(len(e.input_ids) for e in encoded)
+        raise UserError(
+            f"{len(encoded) - len(fitting)} of {len(encoded)} training rows are longer than max_length={max_length} "
+            f"(the longest has {longest} tokens); raise train.args.max_length"
+        )
+    return fitting
+
+
+def check_labels(trainer: Any, tokenizer: Any) -> list[dict[str, str]]:
+    """Decode what the first batch is trained on; every row must be an answer with its EOS and nothing of the prompt.
+
+    Raises:
+        UserError: loss on the prompt, no loss at all, or no EOS in it.
+    """
+    batch = next(iter(trainer.get_train_dataloader()))
+    shown = []
+    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        start = next((i for i, label in enumerate(labels) if label != -100), None)
+        if start is None:
+            raise UserError("a training row has no unmasked label: the loss would ignore it; check the chat template")
+        unmasked = [label for label in labels[start:] if label != -100]
+        if unmasked[-1] != tokenizer.eos_token_id or start == 0:
+            raise UserError("the loss covers the prompt or misses the EOS of the answer; check the chat template")
+        shown.append({"prompt": tokenizer.decode(ids[:start]), "labels": tokenizer.decode(unmasked)})
+    return shown
+
+
+def train(job: Job, share: tuple[int, int]) -> None:
+    """Train one adapter into `job.output`; goes on from the last checkpoint when there is one.
+
+    Args:
+        share: (position, number) of this job among those of the process, for the progress bar.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Progress(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
+            note = job.name if loss is None else f"{job.name}, loss {loss:.2f}"
+            report(share[0] * state.max_steps + state.global_step, share[1] * state.max_steps, note)
+
+    settings = job.settings
+    args = dict(settings["args"])
+    folder = model_folder(job.inputs["model"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # the loss follows completion_mask, so a padded EOS is never unlearned
+    encoded = encode(tokenizer, load_pairs(job.inputs), settings["system_prompt"], args["max_length"])
+    rows = Dataset.from_list([{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded])
+    cuda = torch.cuda.is_available()
+    dtype = torch.bfloat16 if args["bf16"] and cuda else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    config = SFTConfig(
+        output_dir=str(job.output / "checkpoints"),
+        seed=settings["seed"],
+        data_seed=settings["seed"],
+        completion_only_loss=True,
+        save_strategy="steps",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not cuda,
+        **{**args, "bf16": args["bf16"] and cuda},
+    )
+    torch.manual_seed(settings["seed"])  # LoRA's A is drawn when the trainer wraps the model
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
+        callbacks=[Progress()],
+    )
+    labels = check_labels(trainer, tokenizer)
+    checkpoints = list((job.output / "checkpoints").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    if not trainer.accelerator.is_main_process:
+        return
+    trainer.model.save_pretrained(job.output)
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    (job.output / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    (job.output / "labels.json").write_text(
+        json.dumps({"rows": len(encoded), "eos": tokenizer.eos_token, "first_batch": labels}, indent=1)
+    )
+    shutil.rmtree(job.output / "checkpoints", ignore_errors=True)
+
+
+def run(jobs: list[Job]) -> None:
+    """Train every job's adapter, one after the other."""
+    for position, job in enumerate(jobs):
+        with job.finishing():
+            train(job, (position, len(jobs)))
+        gc.collect()

@@ -1,0 +1,82 @@
+"""Verdicts on completions: safe, unsafe or invalid. Reads files, so it can be rerun with another judge at any time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from data.chat import check_single_bos, prompt_ids
+from data.schema import read_jsonl
+from evaluation.engine import Request, generate
+from evaluation.guard_format import llama_guard_messages, p_unsafe, small_guard_prompt
+from evaluation.judges import guard_verdict, refusal_verdicts
+from pipeline.progress import report
+from pipeline.stages.generate import write_final
+from pipeline.stages.prepare import model_folder
+from pipeline.worker import Job
+
+
+def pairs_of(folder: Path) -> list[dict[str, str]]:
+    """id, prompt and response of what is to be judged: completions, or the labelled calibration pairs."""
+    if (folder / "completions.jsonl").exists():
+        rows = read_jsonl(folder / "completions.jsonl")
+        return [{"id": r["id"], "prompt": r["prompt"], "response": r["completion"]} for r in rows]
+    rows = read_jsonl(folder / "rows.jsonl")
+    return [{"id": r["id"], "prompt": r["prompt"], "response": r["response"]} for r in rows]
+
+
+def guard_ids(tokenizer: Any, kind: str, pair: dict[str, str]) -> list[int]:
+    """Token ids that the guard reads, by the same chat-template path as everything else."""
+    if kind == "trained":
+        return prompt_ids(tokenizer, small_guard_prompt(pair["prompt"], pair["response"]))
+    parts = "content[" in str(tokenizer.chat_template) or "content']|" in str(tokenizer.chat_template)
+    messages = llama_guard_messages(pair["prompt"], pair["response"], parts=parts)
+    ids = list(tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True)["input_ids"])
+    check_single_bos(ids, tokenizer.bos_token_id)
+    return ids
+
+
+def run(jobs: list[Job]) -> None:
+    """Judge all jobs, which share one judge; equal (prompt, response) pairs are judged once."""
+    if jobs[0].settings["kind"] == "phrases":
+        for job in jobs:
+            with job.finishing():
+                rows = [{"id": p["id"], "completion": p["response"]} for p in pairs_of(job.inputs["replies"])]
+                text = "".join(json.dumps(v) + "\n" for v in refusal_verdicts(rows))
+                (job.output / "verdicts.jsonl").write_text(text)
+        return
+    from transformers import AutoTokenizer
+
+    start = time.monotonic()
+    settings = jobs[0].settings
+    folder = model_folder(jobs[0].inputs["model"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    wanted = [pairs_of(job.inputs["replies"]) for job in jobs]
+    distinct = sorted({(p["prompt"], p["response"]) for pairs in wanted for p in pairs})
+    adapter = jobs[0].inputs.get("adapter")
+    requests = [
+        Request(
+            str(i),
+            guard_ids(tokenizer, settings["kind"], {"prompt": prompt, "response": response}),
+            settings["max_tokens"],
+            adapter,
+            (jobs[0].speed["adapter_key"] or "") if adapter else "",
+        )
+        for i, (prompt, response) in enumerate(distinct)
+    ]
+    speed = {k: v for k, v in jobs[0].speed.items() if k != "adapter_key"}
+    report(0, len(requests), "loading the judge")
+    answers: dict[tuple[str, str], tuple[str, float | None]] = {}
+    replies = generate(folder, requests, backend=settings["backend"], dtype=settings["dtype"], logprobs=10, **speed)
+    for count, reply in enumerate(replies, 1):
+        answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces))
+        if count % 8 == 0 or count == len(requests):
+            report(count, len(requests), "verdicts")
+    for job, pairs in zip(jobs, wanted, strict=True):
+        rows = {
+            p["id"]: guard_verdict(p["id"], *answers[p["prompt"], p["response"]], threshold=settings["threshold"])
+            for p in pairs
+        }
+        write_final(job, "verdicts.jsonl", [p["id"] for p in pairs], rows, time.monotonic() - start)

@@ -1,0 +1,34 @@
+"""Adapters repaired by a selection of modules and a repair of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from pipeline.merging.apply import repair_adapter
+from pipeline.merging.points import Repair
+from pipeline.progress import report
+from pipeline.stages.prepare import model_folder
+from pipeline.worker import Job
+
+
+def run(jobs: list[Job]) -> None:
+    """Write one PEFT folder per job, with what the repair reported beside it."""
+    for position, job in enumerate(jobs):
+        with job.finishing():
+            models = {role: model_folder(job.inputs[role]) for role in ("base", "aligned") if role in job.inputs}
+            adapter = job.output / "adapter"
+            shutil.rmtree(adapter, ignore_errors=True)
+            info = repair_adapter(
+                task=job.inputs["task"],
+                safety=job.inputs.get("safety"),
+                selected=job.settings["selected"],
+                repair=Repair(**job.settings["repair"]),
+                output=adapter,
+                **models,
+            )
+            for file in adapter.iterdir():
+                shutil.move(file, job.output / file.name)
+            adapter.rmdir()
+            (job.output / "repair.json").write_text(json.dumps(info, indent=1, default=str))
+        report(position + 1, len(jobs), job.name)

@@ -1,0 +1,109 @@
+"""Content-addressed artifacts: computed once, shared by all runs, never half-written.
+
+An artifact lives in `store/<stage>/<key>/`. The key is a hash of everything its content depends on, so two runs that
+need the same thing find the same folder. Work happens in a sibling, `<key>.partial/`, which survives an interruption
+(stages resume from what is in it) and is renamed when complete. A lock per key lets parallel jobs share one store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+#: Raise a stage's number when its code changes what it writes: older artifacts are then left alone and made anew.
+VERSIONS = {"prepare": 1, "finetune": 1, "similarity": 1, "merge": 1, "generate": 1, "judge": 1}
+
+MANIFEST = "manifest.json"
+DONE = "done.json"  # written into a partial artifact by the worker when its content is complete
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class External:
+    """Something made elsewhere, such as an adapter that the user brings. Keyed by its content, not its path."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def key(self) -> str:
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors", ".bin"})
+        return digest({str(p.relative_to(self.path)): file_digest(p) for p in files})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact to be: the stage that makes it, the settings it depends on, and what it is made from."""
+
+    stage: str
+    name: str  # for people; not part of the key
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Step | External] = field(default_factory=dict)
+    speed: Mapping[str, Any] = field(default_factory=dict)  # batch sizes, devices: change no result, so not in the key
+
+    @cached_property
+    def key(self) -> str:
+        return digest(
+            {
+                "stage": self.stage,
+                "version": VERSIONS[self.stage],
+                "settings": dict(self.settings),
+                "inputs": {role: source.key for role, source in self.inputs.items()},
+            }
+        )
+
+
+class Store:
+    """The folder of finished artifacts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def path(self, source: Step | External) -> Path:
+        return source.path.absolute() if isinstance(source, External) else self.root / source.stage / source.key
+
+    def partial(self, step: Step) -> Path:
+        return self.root / step.stage / f"{step.key}.partial"
+
+    def has(self, source: Step | External) -> bool:
+        return isinstance(source, External) or (self.path(source) / MANIFEST).exists()
+
+    @contextlib.contextmanager
+    def claim(self, steps: Sequence[Step]) -> Iterator[list[Step]]:
+        """Hold the locks of the missing ones among `steps`; yields those still missing once the locks are held.
+
+        Locks are taken in the order of their names, so that two jobs wanting the same set cannot block each other.
+        """
+        with contextlib.ExitStack() as stack:
+            for step in sorted({s.key: s for s in steps if not self.has(s)}.values(), key=lambda s: (s.stage, s.key)):
+                lock = self.root / step.stage / f"{step.key}.lock"
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(lock))
+            yield list({s.key: s for s in steps if not self.has(s)}.values())
+
+    def commit(self, step: Step, manifest: Mapping[str, Any]) -> None:
+        """Finish a partial artifact. The rename is the only moment at which it appears."""
+        partial = self.partial(step)
+        (partial / DONE).unlink(missing_ok=True)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        os.replace(partial, self.path(step))
+        (self.root / step.stage / f"{step.key}.lock").unlink(missing_ok=True)

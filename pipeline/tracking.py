@@ -1,0 +1,128 @@
+"""Weights & Biases: a copy of what the store and the report hold. Nothing here may ask for a login or fail a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.config import Config
+from pipeline.store import MANIFEST, Step
+
+log = logging.getLogger(__name__)
+
+
+def has_key() -> bool:
+    """Whether W&B could log in without asking: a key in the environment or in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.exists() and "wandb" in netrc.read_text(errors="replace")
+
+
+def decide_mode(mode: str) -> str:
+    """online or offline. `auto` is online only with a key, so that nobody is ever asked for one."""
+    if mode != "auto":
+        return mode
+    return "online" if has_key() and os.environ.get("WANDB_MODE", "online") == "online" else "offline"
+
+
+class Tracker:
+    """One W&B run per (model, task, seed); stages are namespaces in it, and a group holds the runs of a sweep.
+
+    The run starts with the first thing worth logging: a job that finds everything cached uploads nothing.
+    """
+
+    def __init__(self, config: Config, name: str, console: Console) -> None:
+        self.config, self.name, self.console = config, name, console
+        self.run: Any = None
+        self.broken = config.tracking.backend == "off"
+
+    def _start(self) -> Any:
+        if self.broken or self.run is not None:
+            return self.run
+        tracking = self.config.tracking
+        try:
+            os.environ.setdefault("WANDB_SILENT", "true")
+            os.environ.setdefault("WANDB_CONSOLE", "off")
+            import wandb
+
+            folder = Path(tracking.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.run = wandb.init(
+                project=tracking.project,
+                entity=tracking.entity,
+                group=tracking.group or f"{self.config.model.name}-{self.config.task.name}-{self.config.data.source}",
+                name=self.name,
+                id=uuid.uuid4().hex[:12],  # offline runs with one id would overwrite each other
+                dir=str(folder),
+                mode=decide_mode(tracking.mode),  # type: ignore[arg-type]
+                config=self.config.model_dump(by_alias=True),
+                settings=wandb.Settings(init_timeout=30, console="off", silent=True),
+            )
+        except Exception as error:  # a tracker must never cost a result
+            self._give_up(error)
+        return self.run
+
+    def _give_up(self, error: Exception) -> None:
+        self.broken, self.run = True, None
+        self.console.print(f"tracking off: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", style="yellow")
+
+    def step(self, step: Step, folder: Path) -> None:
+        """Log a finished artifact: its settings, cost, training curve, and the adapter itself."""
+        run = self._start()
+        if run is None:
+            return
+        try:
+            import wandb
+
+            manifest = json.loads((folder / MANIFEST).read_text())
+            space = f"{step.stage}/{step.name.replace(' ', '_')}"
+            run.config.update({space: manifest["settings"]}, allow_val_change=True)
+            run.summary[f"{space}/wall_s"] = manifest["wall_s"]
+            run.summary[f"{space}/peak_memory_bytes"] = manifest["peak_memory_bytes"]
+            curve = folder / "log.jsonl"
+            if step.stage == "finetune" and curve.exists():
+                run.define_metric(f"{space}/*", step_metric=f"{space}/step")
+                for line in curve.read_text().splitlines():
+                    row = json.loads(line)
+                    run.log({f"{space}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
+            if self.config.tracking.log_adapters and (folder / "adapter_config.json").exists():
+                artifact = wandb.Artifact(f"{step.stage}-{step.key}", type="adapter", metadata={"name": step.name})
+                artifact.add_dir(str(folder))
+                run.log_artifact(artifact)
+            if self.config.tracking.log_completions and (folder / "completions.jsonl").exists():
+                artifact = wandb.Artifact(f"completions-{step.key}", type="completions")
+                artifact.add_file(str(folder / "completions.jsonl"))
+                run.log_artifact(artifact)
+        except Exception as error:
+            self._give_up(error)
+
+    def report(self, rows: list[Mapping[str, Any]], figures: list[Path]) -> None:
+        """Log the results table and the figures."""
+        run = self._start()
+        if run is None:
+            return
+        try:
+            import wandb
+
+            if rows:
+                columns = list(rows[0])
+                run.log({"report/results": wandb.Table(columns=columns, data=[[r[c] for c in columns] for r in rows])})
+            run.log({f"report/{figure.stem}": wandb.Image(str(figure)) for figure in figures if figure.suffix == ".png"})
+        except Exception as error:
+            self._give_up(error)
+
+    def finish(self, code: int = 0) -> None:
+        """Close the run; offline ones stay on disk for `wandb sync`."""
+        if self.run is not None:
+            try:
+                self.run.finish(exit_code=code)
+            except Exception as error:
+                self._give_up(error)
