@@ -245,7 +245,7 @@ def write_adapter(
 
 
 def _header(shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> bytes:
-    """What a safetensors file starts with: the header's length (8 bytes, little-endian) and the header, as JSON."""
+    """What a safetensors file starts with: its header's length (8 bytes, little-endian) and the header."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
