@@ -26,7 +26,7 @@ plan: ready ## what reproduce would run, with what is cached and what each stage
 	@$(PY) -m pipeline $(CHOICES) ++dry_run=true
 
 sweep: ready ## the experiment for seeds 0, 1 and 2, and one report over them
-	@$(PY) -m pipeline -m +experiment=seeds $(CHOICES)
+	@$(PY) -m pipeline -m experiment=seeds $(CHOICES)
 
 report: ready ## the report again, from what is already there
 	@$(PY) -m pipeline $(CHOICES) 'stages=[report]'
