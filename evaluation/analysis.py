@@ -1,7 +1,10 @@
-"""What the report says: the chosen points, the headline on the test half, the paper's protocol, and the paired tests.
+"""What the report says.
 
-Runs that share model, task and combine form a group; its entries are seeds. Everything is chosen within a seed; a group's
-row is the mean over seeds, with the standard deviation over seeds and the interval of the prompts kept apart.
+The chosen points, the headline on the test half, the paper's protocol, and the paired tests.
+
+Runs that share model, task and combine form a group; its entries are seeds. Everything is chosen within a
+seed; a group's row is the mean over seeds, with the standard deviation over seeds and the interval of the
+prompts kept apart.
 """
 
 from __future__ import annotations
@@ -86,7 +89,10 @@ def rate_of(entry: Entry, point: Point | None, benchmark: str | None, split: str
 def choose_points(
     entry: Entry, split: str, keep: float = selection.KEEP, slack: float = selection.SLACK
 ) -> tuple[Chosen, list[dict[str, Any]]]:
-    """One point per method, chosen on `split`; controls are matched to safemerge's number of modules and alpha."""
+    """One point per method, chosen on `split`.
+
+    Controls are matched to safemerge's number of modules and alpha.
+    """
     families: dict[str, list[Point]] = {}
     for point in entry.points:
         families.setdefault(name_of(point, entry), []).append(point)
@@ -181,7 +187,10 @@ def _over_seeds(pairs: list[tuple[Entry, Point]], benchmark: str, split: str) ->
 
 
 def summary(rates: list[statistics.Rate], invalid: int = 0) -> dict[str, Any]:
-    """Rates of the seeds as one: value is their mean, the interval is that of one seed's prompts, sd is over seeds."""
+    """Rates of the seeds as one.
+
+    Value is their mean, the interval is that of one seed's prompts, sd is over seeds.
+    """
     known = [rate for rate in rates if rate.n]
     mean, sd, count = statistics.seeds([rate.value for rate in known])
     n = round(sum(rate.n for rate in known) / len(known)) if known else 0
@@ -323,7 +332,10 @@ def agreements(entries: list[Entry]) -> Rows:
 
 
 def failed_guards(entry: Entry, point: Point) -> Rows:
-    """Failed guards of the entry that concern this point: those that name it in `affects`, and those that name nothing."""
+    """Failed guards of the entry that concern this point.
+
+    Those that name it in `affects`, and those that name nothing.
+    """
     return [
         guard
         for guard in entry.spec.get("guards") or []
@@ -339,7 +351,9 @@ def guards(entries: list[Entry]) -> Rows:
 
 
 def qualities(entries: list[Entry], chosen: list[Chosen]) -> Rows:
-    """Shares of empty, truncated, repetitive and incoherent completions and of invalid verdicts, all prompts, over seeds."""
+    """Shares of empty, truncated, repetitive and incoherent completions and of invalid verdicts, all
+    prompts, over seeds.
+    """
     rows = []
     for name in dict.fromkeys(name for points in chosen for name in points):
         pairs = [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
@@ -353,7 +367,9 @@ def qualities(entries: list[Entry], chosen: list[Chosen]) -> Rows:
 
 
 def power(entries: list[Entry], chosen: list[Chosen]) -> Rows:
-    """Per benchmark: the test half's n and the smallest difference from the fine-tuned rate that it can show."""
+    """Per benchmark: the test half's n and the smallest difference from the fine-tuned rate that it can
+    show.
+    """
     rows = []
     base = next((p for p in chosen[0].values() if p.method == "finetuned"), None)
     for benchmark in entries[0].roles:
@@ -368,8 +384,10 @@ def notes(entries: list[Entry]) -> list[str]:
     """What a reader must know about the model itself."""
     if str(entries[0].spec["model"]).lower().startswith("smollm2"):
         return [
-            "SmolLM2-135M: the packaged SmolLM2-135M-Instruct weights serve as the *unaligned* (base) member of the pair; "
-            "they comply with most harmful requests. The aligned member is those weights after a safety-tuning stage of ours."
+            "SmolLM2-135M: the packaged SmolLM2-135M-Instruct weights serve as the *unaligned* (base) "
+            "member of the pair; "
+            "they comply with most harmful requests. The aligned member is those weights after a "
+            "safety-tuning stage of ours."
         ]
     return []
 

@@ -1,4 +1,7 @@
-"""The report's figures, as PNG and SVG. Okabe-Ito colours plus a marker per method, so that no figure needs colour to be read."""
+"""The report's figures, as PNG and SVG.
+
+Okabe-Ito colours plus a marker per method, so that no figure needs colour to be read.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ STYLE = {
     "highest": ("#444444", ">"),
 }
 OTHER = ("#000000", "d")
-RC = {
+RC: Any = {  # matplotlib types the keys as one long literal
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -47,7 +50,10 @@ NO_DATE = {".svg": {"Date": None}, ".png": {"Software": None}}
 def figure(
     width: float, height: float, paths: list[Path], stem: Path, rows: int = 1, cols: int = 1
 ) -> Iterator[Any]:
-    """A figure that is saved as PNG and SVG on the way out; never touches the global backend or pyplot's state."""
+    """A figure that is saved as PNG and SVG on the way out.
+
+    Never touches the global backend or pyplot's state.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,7 +78,10 @@ def _axes(entry: Entry) -> tuple[str | None, str | None]:
 
 
 def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
-    """Harm against utility on the test half: every point of every grid, the chosen ones with their intervals."""
+    """Harm against utility on the test half.
+
+    Every point of every grid, the chosen ones with their intervals.
+    """
     utility, harm = _axes(entry)
     paths: list[Path] = []
     if not utility or not harm:
@@ -96,8 +105,8 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
             ours = point.method == "safemerge"
             ax.errorbar(
                 100 * u.value, 100 * h.value,
-                xerr=[[100 * (u.value - u.low)], [100 * (u.high - u.value)]],
-                yerr=[[100 * (h.value - h.low)], [100 * (h.high - h.value)]],
+                xerr=[[100 * max(0.0, u.value - u.low)], [100 * max(0.0, u.high - u.value)]],
+                yerr=[[100 * max(0.0, h.value - h.low)], [100 * max(0.0, h.high - h.value)]],
                 fmt=marker, color=colour, ecolor=colour, elinewidth=1.6 if ours else 0.9, alpha=1.0,
                 markersize=11 if ours else 8, markeredgecolor="white", markeredgewidth=0.8,
                 zorder=5 if ours else 4, label=method_name(name),
@@ -171,7 +180,10 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
 
 
 def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
-    """Over tau: modules merged above, utility and harm per alpha below (all prompts: this is the whole grid, not a result)."""
+    """Over tau: modules merged above, utility and harm per alpha below (all prompts.
+
+    This is the whole grid, not a result).
+    """
     from matplotlib.ticker import MaxNLocator
 
     utility, harm = _axes(entry)
@@ -339,7 +351,8 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
             ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.set_title(f"{label}: {benchmark_name(benchmark)} (%)", fontsize=9)
         fig.suptitle(
-            f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test half)",
+            f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test "
+            "half)",
             fontsize=10,
             x=0.01,
             ha="left",

@@ -1,7 +1,10 @@
-"""The literature's numbers, percent, each with where we read it. They are never mixed with ours without a label.
+"""The literature's numbers, percent, each with where we read it.
 
-Sources: seed = the project's own brief; digest = third-party digests of the paper (Djuhera et al. 2025, SafeMERGE), several
-agreeing; code = the official repository aladinD/SafeMERGE. None of them was read from the paper's own tables by us.
+They are never mixed with ours without a label.
+
+Sources: seed = the project's own brief; digest = third-party digests of the paper (Djuhera et al. 2025,
+SafeMERGE), several agreeing; code = the official repository aladinD/SafeMERGE. None of them was read from
+the paper's own tables by us.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cell:
-    """One published number: model, task, method, metric (utility or a harm benchmark), percent, and its source."""
+    """One published number.
+
+    Model, task, method, metric (utility or a harm benchmark), percent, and its source.
+    """
 
     model: str
     task: str
@@ -76,7 +82,10 @@ METHODS = ("aligned", "finetuned", "safeinstruct", "resta", "safelora", "safemer
 
 
 def against_ours(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per published number with ours (the paper's protocol: all prompts) where that model and task was run."""
+    """A row per published number with ours (the paper's protocol.
+
+    All prompts) where that model and task was run.
+    """
     rows = []
     for cell in CELLS:
         rate = None

@@ -1,4 +1,7 @@
-"""report.md and report.html from the same tables. The HTML is one offline file; whatever a model wrote stays text in it."""
+"""report.md and report.html from the same tables.
+
+The HTML is one offline file; whatever a model wrote stays text in it.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
 def failures(groups: list[dict[str, Any]]) -> list[str]:
     """A line per failed guard, for the banner."""
     return [
-        f"{group['model']}, {group['task']}, seed {g['seed']}: guard {g['name']} failed: {g.get('detail', '')} "
+        f"{group['model']}, {group['task']}, seed {g['seed']}: guard {g['name']} failed: "
+        f"{g.get('detail', '')} "
         f"(affects {', '.join(g.get('affects') or ()) or 'every row of this seed'})"
         for group in groups
         for g in group["guards"]
@@ -142,7 +146,10 @@ def render_html(
 
 
 def script_json(value: Any) -> str:
-    """JSON that is safe inside a script element: no `<`, `>`, `&` and no line separators, whatever the strings hold."""
+    """JSON that is safe inside a script element.
+
+    No `<`, `>`, `&` and no line separators, whatever the strings hold.
+    """
     text = json.dumps(plain(value), ensure_ascii=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -152,7 +159,10 @@ def _data_uri(path: Path) -> str:
 
 
 def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> list[dict[str, Any]]:
-    """Per entry and benchmark: prompts, and each chosen method's completion, verdict per judge and quality flags."""
+    """Per entry and benchmark.
+
+    Prompts, and each chosen method's completion, verdict per judge and quality flags.
+    """
     found = []
     for entry, chosen in entries:
         for benchmark, role in entry.roles.items():

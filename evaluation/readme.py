@@ -1,4 +1,6 @@
-"""Write the README's results block from a run: the numbers in the README come from artifacts and from nowhere else.
+"""Write the README's results block from a run.
+
+The numbers in the README come from artifacts and from nowhere else.
 
 python -m evaluation.readme --run RUN_JSON --readme README.md [--check]
 """

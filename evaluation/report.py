@@ -1,4 +1,6 @@
-"""Build the report folder from run.json files: results, tables, figures, report.md and report.html. Reads artifacts only.
+"""Build the report folder from run.json files.
+
+Results, tables, figures, report.md and report.html. Reads artifacts only.
 
 python -m evaluation.report RUN_JSON... --output DIR
 """
@@ -92,7 +94,10 @@ def build_report(
 def draw(
     groups: list[dict[str, Any]], chosen: list[tuple[Entry, Chosen]], folder: Path
 ) -> tuple[dict[int, dict[str, Path]], list[Path]]:
-    """Every figure of every group (the first seed's where a figure shows one run): PNGs by group and name, and all files."""
+    """Every figure of every group (the first seed's where a figure shows one run).
+
+    PNGs by group and name, and all files.
+    """
     pictures: dict[int, dict[str, Path]] = {}
     drawn: list[Path] = []
     for index, group in enumerate(groups):
@@ -126,7 +131,8 @@ def _distinct(entries: list[Entry]) -> None:
         key = (*entry.key, entry.spec["seed"])
         if key in seen:
             raise UserError(
-                f"two runs hold model {key[0]}, task {key[1]}, combine {key[2] or 'none'}, seed {key[3]}: give one of them"
+                f"two runs hold model {key[0]}, task {key[1]}, combine {key[2] or 'none'}, seed {key[3]}: "
+                "give one of them"
             )
         seen.add(key)
 
@@ -158,18 +164,30 @@ def _replace(folder: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _short(cell: str) -> str:
+    """A cell for the terminal: the interval on its own line, counts left to the files."""
+    value, bracket, rest = cell.partition(" [")
+    return f"{value}\n[{rest.partition(']')[0]}]" if bracket else value
+
+
 def print_headline(summary: ReportSummary, console: Any) -> None:
     """The headline tables, notes, failures and the path, on a rich console."""
+    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     for table in summary.tables:
-        shown = RichTable(title=Text(table.title), title_justify="left", show_lines=False)
+        shown = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(table.columns):
-            shown.add_column(Text(column), overflow="fold", justify="left" if i == 0 else "right")
+            shown.add_column(
+                Text(column.replace(": ", "\n")),
+                overflow="fold",
+                no_wrap=i != 1,
+                justify="left" if i == 0 else "right",
+            )
         for i, row in enumerate(table.rows):
             style = "red" if i in table.failed else "bold" if i in table.marked else ""
-            shown.add_row(*(Text(cell) for cell in row), style=style)
+            shown.add_row(*(Text(_short(cell)) for cell in row), style=style)
         console.print(shown)
         console.print(Text(table.note, style="dim"))
     for line in summary.notes:

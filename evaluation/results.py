@@ -1,7 +1,8 @@
 """From run.json and the artifacts it names to scored prompts, and from those to the long-form results.
 
-One row per model, task, method, tau, alpha, combine, seed, split and metric. Rates are k of n with a Wilson interval; n leaves
-out invalid verdicts, which have their own column. Metrics that are no rate (macro_f1, harm_corrected) have an interval but no k.
+One row per model, task, method, tau, alpha, combine, seed, split and metric. Rates are k of n with a Wilson
+interval; n leaves out invalid verdicts, which have their own column. Metrics that are no rate (macro_f1,
+harm_corrected) have an interval but no k.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ ROLES = ("utility", "harm", "over_refusal")
 
 @dataclass
 class Point:
-    """One adapter of one run: its settings, its completions and its scored prompts per benchmark (and judge)."""
+    """One adapter of one run.
+
+    Its settings, its completions and its scored prompts per benchmark (and judge).
+    """
 
     spec: dict[str, Any]
     completions: dict[str, Rows] = field(default_factory=dict)
@@ -145,7 +149,10 @@ def load_point(spec: dict[str, Any], entry: Entry, benchmarks: dict[str, Any]) -
 
 
 def scorer(name: str, benchmark: dict[str, Any]) -> tuple[Callable[..., Rows], dict[str, Any]]:
-    """The score function of a benchmark and its knobs: `target` when the run names it, else by role and name."""
+    """The score function of a benchmark and its knobs.
+
+    `target` when the run names it, else by role and name.
+    """
     default = {"harm": "harm", "over_refusal": "xstest"}.get(benchmark["role"], name)
     target = str(benchmark.get("target") or f"evaluation.benchmarks.{default}.score")
     module, _, function = target.rpartition(".")
@@ -246,7 +253,7 @@ def _harm_metrics(entry: Entry, point: Point, name: str, split: str, rows: Rows)
             yield _rate(f"harm_{judge}", outcomes(scored, split, "harmful"))
 
 
-def _rate(metric: str, values: list[bool | None], invalid: int | None = None) -> dict[str, Any]:
+def _rate(metric: str, values: Sequence[bool | None], invalid: int | None = None) -> dict[str, Any]:
     found = statistics.rate(values)
     missing = sum(value is None for value in values) if invalid is None else invalid
     return _row(metric, found.k, found.n, found.value, found.low, found.high, missing)

@@ -1,4 +1,7 @@
-"""The report's other tables: tests, categories, judges, guards, quality, power, the paper's numbers, provenance."""
+"""The report's other tables.
+
+Tests, categories, judges, guards, quality, power, the paper's numbers, provenance.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,12 @@ def tests_table(group: dict[str, Any]) -> Table:
             "p",
             "p (Holm)",
         ],
-        note="Exact McNemar on prompts that both methods have a valid outcome for; percentile bootstrap interval over prompts; "
-        "Holm over the methods of one benchmark and seed. Negative is better for harm and over-refusal, positive for utility.",
+        note=(
+            "Exact McNemar on prompts that both methods have a valid outcome for; percentile bootstrap "
+            "interval over prompts; "
+            "Holm over the methods of one benchmark and seed. Negative is better for harm and over-refusal, "
+            "positive for utility."
+        ),
     )
     for row in group["tests"]:
         interval = (
@@ -75,7 +82,10 @@ def judges_table(group: dict[str, Any]) -> Table:
     table = Table(
         "Judges on labelled pairs",
         ["Judge", "Role", "Sensitivity % [95 %]", "Specificity % [95 %]", "Invalid", "n", "Seed"],
-        note="Sensitivity: unsafe pairs called unsafe. Specificity: safe pairs called safe. Invalid answers are in neither.",
+        note=(
+            "Sensitivity: unsafe pairs called unsafe. Specificity: safe pairs called safe. Invalid "
+            "answers are in neither."
+        ),
     )
     for row in group["calibration"]:
         counts = row["counts"]
@@ -112,10 +122,14 @@ def agreement_table(group: dict[str, Any]) -> Table:
 def corrected_table(group: dict[str, Any]) -> Table:
     """Observed and corrected harm side by side."""
     table = Table(
-        f"Harm corrected for the judge's errors ({benchmark_name(next(iter(group['harm']), None))}, test half)",
+        f"Harm corrected for the judge's errors ({benchmark_name(next(iter(group['harm']), None))}, test "
+        "half)",
         ["Method", "Observed %", "Corrected %", "Refused, unsafe half of the over-refusal set %"],
-        note="Rogan-Gladen correction by the primary judge's sensitivity and specificity; the calibration pairs are another "
-        "distribution than these completions, so this is a sensitivity analysis, not the headline.",
+        note=(
+            "Rogan-Gladen correction by the primary judge's sensitivity and specificity; the "
+            "calibration pairs are another "
+            "distribution than these completions, so this is a sensitivity analysis, not the headline."
+        ),
     )
     for row in group["headline"]:
         observed = row["rates"].get(next(iter(group["harm"]), ""))
@@ -176,7 +190,10 @@ def quality_table(group: dict[str, Any]) -> Table:
     table = Table(
         "Quality of the completions, all prompts, %",
         ["Method", "Benchmark", "n", *(k.capitalize() for k in kinds)],
-        note="Incoherent (prose prompts only): the reply computes, or has hardly any words. Truncated: stopped by the length limit.",
+        note=(
+            "Incoherent (prose prompts only): the reply computes, or has hardly any words. Truncated: "
+            "stopped by the length limit."
+        ),
     )
     for row in group["quality"]:
         shares = [(percent(row[k] / row["n"]), row[k] / row["n"]) for k in kinds]
@@ -194,7 +211,10 @@ def power_table(group: dict[str, Any]) -> Table:
     table = Table(
         "What this many prompts can show",
         ["Benchmark", "n (test half)", "Fine-tuned %", "Smallest difference, points"],
-        note="80 % power at the 5 % level, two independent samples; paired tests on the same prompts do somewhat better.",
+        note=(
+            "80 % power at the 5 % level, two independent samples; paired tests on the same prompts do "
+            "somewhat better."
+        ),
     )
     for row in group["power"]:
         table.add(
@@ -208,7 +228,10 @@ def literature_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         "Ours against the paper, %",
         ["Model", "Task", "Method", "Metric", "Paper", "Source", "Ours (all prompts)"],
-        note="seed: the project's brief; digest: third-party digests of the paper, several agreeing. Not read from the paper itself.",
+        note=(
+            "seed: the project's brief; digest: third-party digests of the paper, several agreeing. Not "
+            "read from the paper itself."
+        ),
     )
     for row in rows:
         table.add(

@@ -1,9 +1,11 @@
-"""Choosing tau and alpha honestly: on the development half, by a rule stated before looking, reported on the other half.
+"""Choosing tau and alpha honestly.
 
-The rule: among the points that keep at least `keep` of the utility that fine-tuning gained over the aligned model, the one
-with the lowest harm; ties go to the higher utility, then to fewer merged modules. If fine-tuning gained nothing, "keep" has
-no meaning, and the floor is the fine-tuned utility minus `slack`. If no point reaches the floor, the point with the highest
-utility is taken and the result says so.
+On the development half, by a rule stated before looking, reported on the other half.
+
+The rule: among the points that keep at least `keep` of the utility that fine-tuning gained over the aligned
+model, the one with the lowest harm; ties go to the higher utility, then to fewer merged modules. If
+fine-tuning gained nothing, "keep" has no meaning, and the floor is the fine-tuned utility minus `slack`. If
+no point reaches the floor, the point with the highest utility is taken and the result says so.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def choose(
     keep: float = KEEP,
     slack: float = SLACK,
 ) -> Choice:
-    """Apply the rule. Points without a harm rate (all verdicts invalid) are never chosen unless there is nothing else."""
+    """Apply the rule. Points without a harm rate (all verdicts invalid) are never chosen unless there is
+    nothing else.
+    """
     if not candidates:
         raise ValueError("no candidates to choose from")
     floor = utility_floor(aligned, finetuned, keep, slack)

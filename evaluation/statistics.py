@@ -1,7 +1,8 @@
 """Intervals, paired tests and power, all from statsmodels and scipy; this file only fixes the conventions.
 
-Conventions: a rate is k/n with a 95 % Wilson interval; two methods are compared on the same prompts; prompts where either
-outcome is missing (an invalid verdict) are dropped from the pair and counted; seeds are never pooled with prompts.
+Conventions: a rate is k/n with a 95 % Wilson interval; two methods are compared on the same prompts;
+prompts where either outcome is missing (an invalid verdict) are dropped from the pair and counted; seeds
+are never pooled with prompts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 LEVEL = 0.95
 
@@ -26,7 +28,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Paired:
-    """a - b on the same prompts. `only_a`, `only_b`: discordant prompts; difference and interval in [-1, 1]."""
+    """a - b on the same prompts.
+
+    `only_a`, `only_b`: discordant prompts; difference and interval in [-1, 1].
+    """
 
     n: int
     dropped: int
@@ -38,6 +43,7 @@ class Paired:
     p: float
 
 
+@lru_cache(maxsize=65536)  # a report asks for the same few counts thousands of times
 def wilson(k: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Wilson score interval of k successes in n trials; (NaN, NaN) for n = 0."""
     if n <= 0:
@@ -45,7 +51,8 @@ def wilson(k: float, n: int, level: float = LEVEL) -> tuple[float, float]:
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))
+    # rounding must not put the rate outside its own interval
+    return min(max(0.0, float(low)), k / n), max(min(1.0, float(high)), k / n)
 
 
 def rate(outcomes: Sequence[bool | None]) -> Rate:
@@ -66,7 +73,10 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 def bootstrap_difference(
     a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float]:
-    """Percentile interval of mean(a - b), prompts resampled in pairs. Constant differences give a zero-width interval."""
+    """Percentile interval of mean(a - b), prompts resampled in pairs.
+
+    Constant differences give a zero-width interval.
+    """
     import numpy as np
     from scipy.stats import bootstrap
 
@@ -124,7 +134,10 @@ def seeds(values: Sequence[float]) -> tuple[float, float, int]:
 
 
 def seed_rate(values: Sequence[float], n: int) -> Rate:
-    """The mean rate over seeds, with the Wilson interval of n prompts (not n times seeds: the prompts are the same ones)."""
+    """The mean rate over seeds, with the Wilson interval of n prompts (not n times seeds.
+
+    The prompts are the same ones).
+    """
     mean, _, _ = seeds(values)
     if math.isnan(mean) or n <= 0:
         return Rate(math.nan, n, math.nan, math.nan, math.nan)
@@ -133,7 +146,8 @@ def seed_rate(values: Sequence[float], n: int) -> Rate:
 
 
 def detectable_difference(n: int, p: float, *, power: float = 0.8, level: float = LEVEL) -> float:
-    """Smallest drop or rise from rate p that two independent samples of n show with this power (arcsine effect size).
+    """Smallest drop or rise from rate p that two independent samples of n show with this power (arcsine
+    effect size).
 
     Conservative for paired prompts, whose difference varies less. In [0, 1]; NaN when n is too small for any.
     """

@@ -34,7 +34,10 @@ BENCHMARKS = {
 
 @dataclass
 class Table:
-    """Cells are plain text; `keys` holds what a column sorts by where the text would sort badly; `marked` rows stand out."""
+    """Cells are plain text.
+
+    `keys` holds what a column sorts by where the text would sort badly; `marked` rows stand out.
+    """
 
     title: str
     columns: list[str]
@@ -79,7 +82,10 @@ def percent(value: float, digits: int = 1) -> str:
 
 
 def rate_text(rate: dict[str, Any] | None, *, counts: bool = True) -> tuple[str, float]:
-    """`12.5 [8.1, 18.7] (25/200)`; over seeds `12.5 ± 2.0 [8.1, 18.7] (n=200, 3 seeds)`; and the value to sort by."""
+    """`12.5 [8.1, 18.7] (25/200)`.
+
+    Over seeds `12.5 ± 2.0 [8.1, 18.7] (n=200, 3 seeds)`; and the value to sort by.
+    """
     if not rate or not rate["n"] or math.isnan(rate["value"]):
         return "–", math.nan
     several = rate.get("seeds", 1) > 1
@@ -147,7 +153,8 @@ def headline_table(group: dict[str, Any], protocol: str = "headline") -> Table:
             table.failed.add(index)
     several = len(group["seeds"]) > 1
     table.note = "Percent [95 % Wilson interval] (k/n). " + (
-        "Mean ± standard deviation over the seeds; the interval is that of the prompts (n), not of the seeds. "
+        "Mean ± standard deviation over the seeds; the interval is that of the prompts (n), not of the "
+        "seeds. "
         if several
         else "One seed: the interval covers the prompts only. "
     )
@@ -175,10 +182,10 @@ def markdown(table: Table) -> str:
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "τ": r"$\tau$", "α": r"$\alpha$", "ρ": r"$\rho$",
-    "κ": r"$\kappa$", "∞": r"$\infty$", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "⚠": r"$\dagger$",
-    "−": r"$-$", "×": r"$\times$", "<": r"$<$", ">": r"$>$",
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "–": "--",
+    "τ": r"$\tau$", "α": r"$\alpha$", "ρ": r"$\rho$", "κ": r"$\kappa$", "∞": r"$\infty$", "±": r"$\pm$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "⚠": r"$\dagger$", "−": r"$-$", "×": r"$\times$",
 }  # fmt: skip
 
 
@@ -200,6 +207,7 @@ def latex(table: Table, label: str = "tab:main") -> str:
         "\\begin{table}[t]\n\\centering\n"
         f"\\caption{{{latex_text(table.title)}. {latex_text(table.note)}}}\n\\label{{{label}}}\n"
         "\\resizebox{\\linewidth}{!}{%\n"
-        f"\\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n"
+        f"\\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}\n\\toprule\n{head} "
+        f"\\\\\n\\midrule\n{body}\n"
         "\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
     )

@@ -20,14 +20,18 @@ def by_id(rows: list[Row], what: str) -> dict[str, Row]:
 
 
 def pair(items: list[Row], completions: list[Row], what: str = "completions") -> list[tuple[Row, Row]]:
-    """(item, its completion or verdict), in the order of the items; a missing one is an error, an extra one too."""
+    """(item, its completion or verdict), in the order of the items.
+
+    A missing one is an error, an extra one too.
+    """
     table, wanted = by_id(completions, what), by_id(items, "items")
     missing = [key for key in wanted if key not in table]
     unknown = [key for key in table if key not in wanted]
     if missing or unknown:
         name = (missing or unknown)[0]
         raise UserError(
-            f"{what} and items do not match: {len(missing)} missing, {len(unknown)} unknown (such as {name!r}); "
+            f"{what} and items do not match: {len(missing)} missing, {len(unknown)} unknown (such as "
+            f"{name!r}); "
             "they come from different item files, generate or judge again"
         )
     return [(item, table[key]) for key, item in wanted.items()]

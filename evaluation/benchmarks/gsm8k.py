@@ -2,15 +2,17 @@
 
 An instance (https://huggingface.co/datasets/openai/gsm8k, config main, test, row 1):
 
-    question   A robe takes 2 bolts of blue fiber and half that much white fiber.  How many bolts in total does it take?
+    question   A robe takes 2 bolts of blue fiber and half that much white fiber.  How many bolts in
+    total does it take?
     answer     It takes 2/2=<<2/2=1>>1 bolt of white fiber
                So the total amount of fabric is 2+1=<<2+1=3>>3 bolts of fabric
                #### 3
 
-Official scorer: https://github.com/openai/grade-school-math/blob/master/grade_school_math/dataset.py
-We decide as lm-evaluation-harness 0.4.13 does (`lm_eval/tasks/gsm8k/gsm8k.yaml`), because the literature reports its two
-filters: `strict-match` (the first `#### N`) and `flexible-extract` (the last number). The two can differ by tens of points
-on the same outputs, so both are always reported; `primary` says which one is called utility.
+Official scorer: https://github.com/openai/grade-school-math/blob/master/grade_school_math/dataset.py We
+decide as lm-evaluation-harness 0.4.13 does (`lm_eval/tasks/gsm8k/gsm8k.yaml`), because the literature
+reports its two filters: `strict-match` (the first `#### N`) and `flexible-extract` (the last number). The
+two can differ by tens of points on the same outputs, so both are always reported; `primary` says which one
+is called utility.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def score(
     *,
     primary: Literal["strict", "flexible"] = "flexible",
 ) -> list[dict[str, Any]]:
-    """A row per item: id, category, half, answer, correct, invalid (no number found), gsm8k_strict, gsm8k_flexible."""
+    """A row per item: id, category, half, answer, correct, invalid (no number found), gsm8k_strict,
+    gsm8k_flexible.
+    """
     rows = []
     for item, completion in pair(items, completions):
         text, reference = completion["completion"], str(item["reference"])

@@ -10,14 +10,17 @@ Official scorer (accuracy and macro-F1 over the 500 test ids of the authors' rep
 https://github.com/pubmedqa/pubmedqa/blob/master/evaluation.py
 That scorer gets labels, not text. Chat models answer in text, so a rule is needed, and it is this one:
 
-1. The answer is the first of yes, no, maybe that stands as a word at the very start of the reply (after spaces, quotes,
+1. The answer is the first of yes, no, maybe that stands as a word at the very start of the reply (after
+   spaces, quotes,
    asterisks, "the answer is", "answer:", "final decision:").
-2. Otherwise the word after the last "answer is" / "answer:" / "final decision:" / "conclusion:" in the reply.
+2. Otherwise the word after the last "answer is" / "answer:" / "final decision:" / "conclusion:" in the
+   reply.
 3. Otherwise, when exactly one of the three words occurs in the reply, that one.
 4. Otherwise the reply is invalid: counted wrong, and counted as invalid.
 
-"No" as a determiner ("No significant difference...") would be read as an answer by rule 1; it is one only when the next
-character ends a clause, the reply ends, or the word stands on its own line. For rule 3 the same holds.
+"No" as a determiner ("No significant difference...") would be read as an answer by rule 1; it is one only
+when the next character ends a clause, the reply ends, or the word stands on its own line. For rule 3 the
+same holds.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ def parse(text: str) -> str:
 
 
 def score(items: list[dict[str, Any]], completions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per item: id, category, half, answer, reference, correct, invalid (no answer found, counted as wrong)."""
+    """A row per item: id, category, half, answer, reference, correct, invalid (no answer found, counted as
+    wrong).
+    """
     rows = []
     for item, completion in pair(items, completions):
         answer, reference = parse(completion["completion"]), str(item["reference"]).strip().lower()
@@ -66,7 +71,9 @@ def score(items: list[dict[str, Any]], completions: list[dict[str, Any]]) -> lis
 
 
 def macro_f1(rows: list[dict[str, Any]]) -> float:
-    """Mean F1 of the labels that occur in the references or the answers, as scikit-learn's macro average of the three."""
+    """Mean F1 of the labels that occur in the references or the answers, as scikit-learn's macro average of
+    the three.
+    """
     scores = []
     for label in LABELS:
         hit = sum(r["answer"] == label == r["reference"] for r in rows)

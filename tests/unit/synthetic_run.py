@@ -1,4 +1,4 @@
-"""Writes a run.json with made-up artifacts in the real formats: no model, no torch, a fraction of a second."""
+"""Writes a run.json with made-up artifacts in the real formats: no model, no torch, a moment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_run(
     fail: bool = False,
     evil: str = EVIL,
 ) -> Path:
-    """run.json under `folder`; sizes: n prompts per benchmark, half of them dev; a 3 x 2 safemerge grid and its controls."""
+    """run.json with n prompts per benchmark, half of them dev, a 3 x 2 safemerge grid and its controls."""
     folder.mkdir(parents=True, exist_ok=True)
     run = {
         "run": f"{model}-{task}",
