@@ -177,17 +177,15 @@ def print_headline(summary: ReportSummary, console: Any) -> None:
     from rich.text import Text
 
     for table in summary.tables:
+        # tau and alpha go under the method's name, so that the table fits 80 columns
         shown = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, column in enumerate(table.columns):
-            shown.add_column(
-                Text(column.replace(": ", "\n")),
-                overflow="fold",
-                no_wrap=i != 1,
-                justify="left" if i == 0 else "right",
-            )
-        for i, row in enumerate(table.rows):
+        for column in (table.columns[0], *table.columns[3:-1], "Modules: merged"):
+            shown.add_column(Text(column.replace(": ", "\n")), overflow="fold")
+        for i, (method, tau, alpha, *cells) in enumerate(table.rows):
+            knobs = [f"{name} {value}" for name, value in (("τ", tau), ("α", alpha)) if value != "–"]
             style = "red" if i in table.failed else "bold" if i in table.marked else ""
-            shown.add_row(*(Text(_short(cell)) for cell in row), style=style)
+            first = "\n".join([method, *knobs])
+            shown.add_row(Text(first), *(Text(_short(cell)) for cell in cells), style=style)
         console.print(shown)
         console.print(Text(table.note, style="dim"))
     for line in summary.notes:
