@@ -34,7 +34,7 @@ def reference_rho(v: Tensor, module: Lora) -> float:
     rho = tr(P^T P G) / sqrt(tr(U^T U G) tr(B^T B G)), with G = A A^T, P = V^T B, U = V P.
     """
     v, a, b = v.double(), module.a.double(), module.b.double()
-    g, p = a @ a.T, v.T @ b
+    g, p = a @ a.T, (b.T.contiguous() @ v).T
     u = v @ p
     inner, outer, size = ((x.T @ x * g).sum() for x in (p, u, b))
     return float(inner / (outer * size).sqrt())

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,16 +61,13 @@ def make_scene(
         (folder / model).mkdir(parents=True)
         text = '{"weight_map": ' + str(index).replace("'", '"') + "}"
         (folder / model / "model.safetensors.index.json").write_text(text)
-    for layer in range(layers):
-        base = {
-            f"model.layers.{layer}.{k}.weight": 0.02 * torch.randn(s, generator=generator)
-            for k, s in sizes.items()
-        }
-        moved = {
-            k: (w + 0.001 * torch.randn(w.shape, generator=generator)).to(dtype) for k, w in base.items()
-        }
-        save_file({k: w.to(dtype) for k, w in base.items()}, folder / "base" / f"model-{layer}.safetensors")
-        save_file(moved, folder / "aligned" / f"model-{layer}.safetensors")
+    base = {kind: 0.02 * torch.randn(size, generator=generator) for kind, size in sizes.items()}
+    moved = {kind: w + 0.001 * torch.randn(w.shape, generator=generator) for kind, w in base.items()}
+    for model, weights in (("base", base), ("aligned", moved)):
+        halves = {kind: weight.to(dtype) for kind, weight in weights.items()}
+        for layer in range(layers):  # every layer has these weights, each in a file of its own
+            tensors = {f"model.layers.{layer}.{kind}.weight": half for kind, half in halves.items()}
+            save_file(tensors, folder / model / f"model-{layer}.safetensors")
     lora = write_lora(folder / "lora", rank=rank, alpha=2 * rank, shapes=names, dtype=dtype, seed=seed)
     largest = max(rows * columns for rows, columns in sizes.values())
     return Scene(folder / "base", folder / "aligned", load_adapter(lora), 2 * largest * dtype.itemsize)
@@ -180,17 +178,22 @@ def sweep(scene: Scene, folder: Path) -> Row:
     for index, point in enumerate(grid):
         output = folder / f"point{index}"
 
-        def work(point: methods.Point = point, output: Path = output) -> None:
-            selected = methods.select(rows, point.selection)
-            repair_adapter(task=scene.adapter, safety=safety, selected=selected, repair=point.repair,
-                           output=output, rows=rows, card={"method": point.method})  # fmt: skip
-
+        work = partial(
+            repair_adapter,
+            task=scene.adapter,
+            safety=safety,
+            selected=methods.select(rows, point.selection),
+            repair=point.repair,
+            output=output,
+            rows=rows,
+            card={"method": point.method},
+        )
         ours += seconds(work)
         written = output / "adapter_model.safetensors"
         tensors = {name: tensor.clone() for name, tensor in load_file(written).items()}
         size = written.stat().st_size
         written.unlink()  # so that both write a new file
-        floor += seconds(lambda tensors=tensors, written=written: save_file(tensors, written))
+        floor += seconds(partial(save_file, tensors, written))
         written.unlink()
     detail = (
         f"{1000 * ours / len(grid):.0f} ms against {1000 * floor / len(grid):.0f} ms for {size / 1e6:.0f} MB"
@@ -203,16 +206,22 @@ def run(quick: bool) -> list[Row]:
     """All measurements, one after the other."""
     shrink = 8 if quick else 1
     rows: list[Row] = []
+
+    def done(*measured: Row) -> None:
+        for row in measured:
+            print(f"{row.what}: {row.measured} ({row.detail})", file=sys.stderr, flush=True)
+        rows.extend(measured)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         llama2 = make_scene(folder / "llama2", LLAMA2_QV, 4, torch.float16, 8, shrink)
-        rows += against_dense(llama2, "Llama-2-7B q and v, 4 layers, fp16 checkpoint, r=8", 30)
-        llama31 = make_scene(folder / "llama31", LLAMA31_ALL, 2, torch.bfloat16, 16, shrink)
-        rows += against_dense(llama31, "Llama-3.1-8B all linear, 2 layers, bf16 checkpoint, r=16", 80)
+        done(*against_dense(llama2, "Llama-2-7B q and v, 4 layers, fp16 checkpoint, r=8", 30))
         more = make_scene(folder / "more", LLAMA31_ALL, 6, torch.bfloat16, 16, shrink)
-        rows.append(memory(llama31, more, (2, 6)))
-        rows.append(accuracy(shrink))
-        rows.append(sweep(more, folder))
+        done(sweep(more, folder))
+        llama31 = make_scene(folder / "llama31", LLAMA31_ALL, 2, torch.bfloat16, 16, shrink)
+        done(memory(llama31, more, (2, 6)))
+        done(accuracy(shrink))
+        done(*against_dense(llama31, "Llama-3.1-8B all linear, 2 layers, bf16 checkpoint, r=16", 80))
     rows.append(Row("GPU, Llama-3.1-8B, all 224 modules", "not run", "", None, "no GPU in this run"))
     return rows
 
