@@ -46,12 +46,12 @@ def write_page(path: Path, rows: list[Row], quick: bool, took: float) -> None:
     ]
     lines += [
         "",
-        "Checkpoints are generated at the true shapes, the same weights in every layer; their files are in the",
-        "page cache for either side, and arithmetic is float32. The dense algorithm builds C = V Vᵀ/‖V‖ and ΔW",
-        "as the official code does, but reads one module at a time. Ours and the floor are the fastest of five",
-        "runs, the dense algorithm is a single one. Reading and subtracting fills buffers made once, so that it",
-        "measures reading, not the making of memory. Errors are against float64. Other work on the machine slows",
-        "every side.",
+        "Checkpoints are generated at the true shapes, the same weights in every layer; their files are",
+        "in the page cache for either side, and arithmetic is float32. The dense algorithm builds C = V",
+        "Vᵀ/‖V‖ and ΔW as the official code does, but reads one module at a time. Ours and the floor are",
+        "the fastest of five runs, the dense algorithm is a single one. Reading and subtracting fills",
+        "buffers made once, so that it measures reading, not the making of memory. Errors are against",
+        "float64. Other work on the machine slows every side.",
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
