@@ -1,0 +1,129 @@
+"""What the report reads: `run.json`, an index of the run's artifacts, and from it tables, figures and pages."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data.errors import UserError
+from data.schema import read_jsonl
+from evaluation.judges import confusion
+from evaluation.report import build_report, print_headline
+from pipeline import guards, plan, provenance
+from pipeline.store import MANIFEST, Step, Store, digest
+from pipeline.tracking import Tracker
+
+
+def _needed(x: plan.Experiment, candidates: list[plan.Candidate]) -> list[Step]:
+    replies = [(b, plan.completions(x, c.adapter, b)) for c in candidates for b in x.config.benchmark]
+    return [*(step for _, step in replies), *(plan.verdicts(x, s, j) for b, s in replies for j in plan.judges_of(x, b))]
+
+
+def _calibration(x: plan.Experiment, store: Store, name: str) -> dict[str, Any]:
+    if x.calibration is None or not store.has(plan.verdicts(x, x.calibration, name)):
+        return {}
+    labels = read_jsonl(store.path(x.calibration) / "rows.jsonl")
+    found = read_jsonl(store.path(plan.verdicts(x, x.calibration, name)) / "verdicts.jsonl")
+    return {"calibration": {"n": len(labels), **confusion(labels, found)}}
+
+
+def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
+    """One (model, task, seed) for run.json; paths are relative to `folder`."""
+    config = x.config
+    candidates = plan.candidates(x, store)
+    lacking = [s.name for s in _needed(x, candidates) if not store.has(s)]
+    if lacking:
+        raise UserError(f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); include generate and judge")
+
+    def at(step: plan.Source, name: str) -> str:
+        return os.path.relpath(store.path(step) / name, folder)
+
+    points = []
+    for c in candidates:
+        replies = {b: plan.completions(x, c.adapter, b) for b in config.benchmark}
+        point = c.point
+        points.append(
+            {
+                "method": point.method,
+                "label": point.label,
+                "tau": c.tau,
+                "tau_setting": point.tau_setting,
+                "alpha": point.alpha,
+                "combine": point.combine if point.repair.kind == "blend" else None,
+                "merged_modules": len(c.selected),
+                "modules": c.modules,
+                "selected": list(c.selected),
+                "adapter": at(c.adapter, "") if c.adapter is not None else None,
+                "completions": {b: at(step, "completions.jsonl") for b, step in replies.items()},
+                "verdicts": {
+                    b: {j: at(plan.verdicts(x, step, j), "verdicts.jsonl") for j in plan.judges_of(x, b)}
+                    for b, step in replies.items()
+                    if plan.judges_of(x, b)
+                },
+            }
+        )
+    trained = {s.settings["role"]: s for s in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]}
+    models = [name for name, judge in config.judge.items() if judge.kind != "phrases"]
+    return {
+        "model": config.model.name,
+        "task": config.task.name,
+        "data": config.data.source,
+        "seed": config.seed,
+        "combine": next((p.combine for p in x.points if p.repair.kind == "blend"), None),
+        "similarity": at(x.similarity, "similarity.csv") if store.has(x.similarity) else None,
+        "guards": guards.check(x, store, candidates),
+        "training": {role: at(step, "log.jsonl") for role, step in trained.items()},
+        "judges": {name: _calibration(x, store, name) for name in config.judge},
+        "primary_judge": models[0] if models else next(iter(config.judge)),
+        "benchmarks": {
+            name: {"role": b.role, "target": b.target_, "items": at(x.items[name], "rows.jsonl")}
+            for name, b in config.benchmark.items()
+        },
+        "points": points,
+    }
+
+
+def _cost(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """Wall time (s) that making all artifacts took, whenever that was, and the largest peak memory (bytes)."""
+    steps = [x.base, x.aligned, x.alignment, x.guard, *x.trained, *x.prepared, *_needed(x, candidates)]
+    manifests = [json.loads((store.path(s) / MANIFEST).read_text()) for s in steps if s is not None and store.has(s)]
+    return {"peak_memory_bytes": max((m["peak_memory_bytes"] for m in manifests), default=0)}
+
+
+def write(x: plan.Experiment, store: Store, console: Console, tracker: Tracker, *, made: int, seconds: float) -> None:
+    """Write outputs/runs/<run>/run.json and its report, unless they are there and nothing has changed."""
+    config = x.config
+    folder = Path(config.runs).absolute() / plan.run_name(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = entry(x, store, folder)
+    fingerprint = digest({"entry": found, "commit": provenance.git()})
+    path = folder / "run.json"
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if old.get("fingerprint") != fingerprint or not (folder / "report" / "report.html").exists():
+        run = {
+            "run": plan.run_name(config),
+            "fingerprint": fingerprint,
+            **provenance.collect(),
+            # A run that found its work done must not claim to have done it in a second: the first time is kept.
+            "wall_time_s": round(seconds, 1) if made or not old else old.get("wall_time_s", round(seconds, 1)),
+            **_cost(x, store, plan.candidates(x, store)),
+            "config": config.model_dump(by_alias=True),
+            "runs": [found],
+        }
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(run, indent=1) + "\n")
+        os.replace(temporary, path)
+    summary = build_report(path, folder / "report", keep=config.selection.keep_gain)
+    latest = folder.parent.parent / "latest"
+    if latest.is_symlink() or not latest.exists():
+        temporary = latest.with_name(".latest")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(folder, latest.parent))
+        os.replace(temporary, latest)
+    if made or tracker.run is not None:
+        tracker.report(summary.rows, summary.figures)
+    print_headline(summary, console)
