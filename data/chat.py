@@ -34,8 +34,12 @@ def check_single_bos(ids: list[int], bos_token_id: int | None) -> None:
 
 def _template(tokenizer: Any, messages: list[dict[str, str]], *, generation: bool) -> list[int]:
     if not tokenizer.chat_template:
-        raise UserError(f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruction-tuned model")
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=generation, tokenize=True, return_dict=True)
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruction-tuned model"
+        )
+    encoded = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=generation, tokenize=True, return_dict=True
+    )
     ids = list(encoded["input_ids"])
     check_single_bos(ids, tokenizer.bos_token_id)
     return ids

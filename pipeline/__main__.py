@@ -66,7 +66,9 @@ def merge(x: plan.Experiment, runner: Runner) -> None:
 def generate(x: plan.Experiment, runner: Runner) -> None:
     """Completions of every adapter on every benchmark, from one engine."""
     candidates = plan.candidates(x, runner.store)
-    runner.ensure("generation", [plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark])
+    runner.ensure(
+        "generation", [plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark]
+    )
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:
@@ -86,7 +88,14 @@ def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float)
     stage.write(x, runner.store, console, tracker, made=len(runner.made), seconds=seconds)
 
 
-STAGES = {"prepare": prepare, "finetune": finetune, "similarity": similarity, "merge": merge, "generate": generate, "judge": judge}
+STAGES = {
+    "prepare": prepare,
+    "finetune": finetune,
+    "similarity": similarity,
+    "merge": merge,
+    "generate": generate,
+    "judge": judge,
+}
 
 
 def run(config: Config) -> None:
@@ -112,7 +121,9 @@ def run(config: Config) -> None:
         code = 0
     finally:
         tracker.finish(code)
-    console.print(f"{len(runner.made)} artifacts made, {runner.cached} found in the store, {time.monotonic() - start:.0f} s")
+    console.print(
+        f"{len(runner.made)} artifacts made, {runner.cached} found in the store, {time.monotonic() - start:.0f} s"
+    )
 
 
 def guarded(function: Callable[[], None]) -> int:

@@ -225,7 +225,9 @@ def check(cfg: DictConfig) -> Config:
         values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "")
-        remedy = "give it, for example data.root=../shared/datasets" if key == "data.root" else "give it a value"
+        remedy = (
+            "give it, for example data.root=../shared/datasets" if key == "data.root" else "give it a value"
+        )
         raise UserError(f"{key} is missing: {remedy}") from error
     # A sweep may set knobs of a method that was not selected: without a _target_ it is not part of the experiment.
     values["method"] = {name: node for name, node in values["method"].items() if "_target_" in node}
@@ -241,14 +243,22 @@ def check(cfg: DictConfig) -> Config:
             locate(node.target_)
     for role in ("task", "safety", "safeinstruct", "align", "guard"):
         section = getattr(config.train, role)
-        for key in (section.args if section else {}):
+        for key in section.args if section else {}:
             if key not in config.train.args:
                 near = difflib.get_close_matches(key, config.train.args, n=3)
-                raise UserError(f"train.{role}.args.{key}: not among train.args ({', '.join(near or config.train.args)})")
+                raise UserError(
+                    f"train.{role}.args.{key}: not among train.args ({', '.join(near or config.train.args)})"
+                )
     if config.model.aligned.kind == "tuned" and config.train.align is None:
-        raise UserError(f"model {config.model.name} is aligned by a tuning stage, which train=paper lacks; use train=small")
+        raise UserError(
+            f"model {config.model.name} is aligned by a tuning stage, which train=paper lacks; use train=small"
+        )
     if any(j.kind == "trained" for j in config.judge.values()) and config.train.guard is None:
-        raise UserError("judge=guard is trained here, but this train config has no guard section; use train=small")
+        raise UserError(
+            "judge=guard is trained here, but this train config has no guard section; use train=small"
+        )
     if not any(b.role == "utility" for b in config.benchmark.values()):
-        raise UserError(f"no benchmark measures utility; benchmark has {', '.join(config.benchmark) or 'none'}")
+        raise UserError(
+            f"no benchmark measures utility; benchmark has {', '.join(config.benchmark) or 'none'}"
+        )
     return config

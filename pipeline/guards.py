@@ -15,8 +15,14 @@ from pipeline import plan
 from pipeline.store import Store
 
 
-def _guard(name: str, failed: list[str], passed: str, *, status: str = "fail", affects: list[str] | None = None) -> dict[str, Any]:
-    detail = "; ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "") if failed else passed
+def _guard(
+    name: str, failed: list[str], passed: str, *, status: str = "fail", affects: list[str] | None = None
+) -> dict[str, Any]:
+    detail = (
+        "; ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
+        if failed
+        else passed
+    )
     return {"name": name, "status": status if failed else "pass", "detail": detail, "affects": affects or []}
 
 
@@ -29,7 +35,9 @@ def labels(x: plan.Experiment, store: Store) -> dict[str, Any]:
             shown += 1
             if not row["labels"].endswith(found["eos"]) or not row["prompt"]:
                 failed.append(f"{step.name}: {row['labels'][-30:]!r}")
-    return _guard("training labels", failed, f"{shown} decoded rows are an answer with its EOS, none of the prompt")
+    return _guard(
+        "training labels", failed, f"{shown} decoded rows are an answer with its EOS, none of the prompt"
+    )
 
 
 def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
@@ -44,23 +52,40 @@ def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
             found = disjoint.overlaps(rows, its)
             if found:
                 failed.append(f"{len(found)} of {name} in {role}")
-    return _guard("train and test are disjoint", failed, f"{len(x.training_rows)} training sets against {len(items)} benchmarks")
+    return _guard(
+        "train and test are disjoint",
+        failed,
+        f"{len(x.training_rows)} training sets against {len(items)} benchmarks",
+    )
 
 
 def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
     """An adapter that changes weights changes outputs; equal ones mean that the server answered with the bare model."""
     bare = next((c for c in candidates if c.adapter is None), None)
     if bare is None:
-        return {"name": "adapters are applied", "status": "warn", "detail": "method aligned was left out: nothing to compare with", "affects": []}
+        return {
+            "name": "adapters are applied",
+            "status": "warn",
+            "detail": "method aligned was left out: nothing to compare with",
+            "affects": [],
+        }
 
     def outputs(candidate: plan.Candidate) -> list[str]:
-        files = [store.path(plan.completions(x, candidate.adapter, b)) / "completions.jsonl" for b in x.config.benchmark]
+        files = [
+            store.path(plan.completions(x, candidate.adapter, b)) / "completions.jsonl"
+            for b in x.config.benchmark
+        ]
         return [row["completion"] for file in files for row in schema.read_jsonl(file)]
 
     reference = outputs(bare)
     same = [c.point.label for c in candidates if c.adapter is not None and outputs(c) == reference]
     number = len([c for c in candidates if c.adapter is not None])
-    return _guard("adapters are applied", same, f"all {number} adapters answer differently from the aligned model", affects=same)
+    return _guard(
+        "adapters are applied",
+        same,
+        f"all {number} adapters answer differently from the aligned model",
+        affects=same,
+    )
 
 
 def defined_rho(x: plan.Experiment, store: Store) -> dict[str, Any]:

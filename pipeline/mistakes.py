@@ -34,7 +34,11 @@ def _valid_beside(key: str) -> list[str]:
         if rest and path.stem != rest[0] and group in ("method", "benchmark", "judge"):
             continue
         steps = rest[1:] if group in ("method", "benchmark", "judge") else rest
-        inner = OmegaConf.select(node, ".".join([*([group] if group in node else []), *steps])) if steps or group in node else node
+        inner = (
+            OmegaConf.select(node, ".".join([*([group] if group in node else []), *steps]))
+            if steps or group in node
+            else node
+        )
         if OmegaConf.is_dict(inner):
             found |= {str(k) for k in inner if k not in ("_target_", "defaults")}
     return sorted(found)

@@ -17,7 +17,12 @@ def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
     """(memory, time) of a stage; estimates for one 80 GB GPU above a billion parameters, measured on 2 CPU cores below."""
     parameters = x.config.model.parameters
     billions = parameters / 1e9
-    light = {"prepare": "data", "similarity": "read the weights once", "merge": "seconds", "report": "seconds"}
+    light = {
+        "prepare": "data",
+        "similarity": "read the weights once",
+        "merge": "seconds",
+        "report": "seconds",
+    }
     if parameters > 1e9:
         memory = {
             "finetune": f"{gpu_gib(parameters):.0f} GiB GPU",
@@ -25,11 +30,19 @@ def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
             "judge": "20 GiB GPU",
             "similarity": "4x the largest weight pair",
         }
-        time = {"prepare": "download", "finetune": "~1-2 h each", "generate": "~5 min per adapter", "judge": "~1 min per adapter"}
+        time = {
+            "prepare": "download",
+            "finetune": "~1-2 h each",
+            "generate": "~5 min per adapter",
+            "judge": "~1 min per adapter",
+        }
     else:
         memory = {"prepare": "3 GiB", "finetune": "4 GiB", "generate": "4 GiB", "judge": "4 GiB"}
         small = parameters < 1e7
-        time = {"prepare": "~30 s" if small else "~2 min", "finetune": "~10 s each" if small else "~1-2 min each"}
+        time = {
+            "prepare": "~30 s" if small else "~2 min",
+            "finetune": "~10 s each" if small else "~1-2 min each",
+        }
         time |= {"generate": "~30 s" if small else "~4 min", "judge": "~30 s" if small else "~2 min"}
     return memory.get(stage, "1 GiB"), time.get(stage, light.get(stage, ""))
 
@@ -41,7 +54,13 @@ def _count(store: Store, steps: Sequence[Step]) -> str:
 
 def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     """All steps known now; merging and what follows is only known once the similarity table is there."""
-    first = [*x.prepared, x.base, *([x.alignment] if x.alignment else []), *([x.guard] if x.guard else []), x.aligned]
+    first = [
+        *x.prepared,
+        x.base,
+        *([x.alignment] if x.alignment else []),
+        *([x.guard] if x.guard else []),
+        x.aligned,
+    ]
     stages: dict[str, list[Step]] = {
         "prepare": [*first, *x.judge_models.values()],
         "finetune": x.trained,
@@ -51,10 +70,16 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
         candidates = plan.candidates(x, store)
     except UserError:
         return stages
-    stages["merge"] = [c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"]
-    replies = {(c.point.label, b): plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark}
+    stages["merge"] = [
+        c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"
+    ]
+    replies = {
+        (c.point.label, b): plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark
+    }
     stages["generate"] = list(replies.values())
-    stages["judge"] = [plan.verdicts(x, step, j) for (_, b), step in replies.items() for j in plan.judges_of(x, b)]
+    stages["judge"] = [
+        plan.verdicts(x, step, j) for (_, b), step in replies.items() for j in plan.judges_of(x, b)
+    ]
     return stages
 
 
@@ -75,20 +100,28 @@ def show(x: plan.Experiment, store: Store, console: Console) -> None:
             counts = {"merge": f"up to {len(grid)} adapters, by what tau selects"}
             per = " x ".join([f"up to {len(x.points)} models", ", ".join(config.benchmark)])
             counts |= {"generate": per, "judge": f"{', '.join(config.judge)} on {per}"}
-            what, cached = counts.get(stage, "tables, figures, report"), "" if stage == "report" else "known after similarity"
+            what, cached = (
+                counts.get(stage, "tables, figures, report"),
+                "" if stage == "report" else "known after similarity",
+            )
         table.add_row(stage, what or "nothing", cached, *_cost(x, stage))
     console.print(table)
     for role, member in (("base", config.model.base), ("aligned", config.model.aligned)):
         where = f"{member.id} @ {member.revision}" if member.kind == "hub" else member.kind
         console.print(f"{role:<8} {where}")
     for name, judge in config.judge.items():
-        console.print(f"judge    {name}" + (f"  {judge.id} @ {judge.revision}" if judge.kind == "hub" else f"  ({judge.kind})"))
+        console.print(
+            f"judge    {name}"
+            + (f"  {judge.id} @ {judge.revision}" if judge.kind == "hub" else f"  ({judge.kind})")
+        )
     for name, node in config.data.datasets.items():
         if config.data.source == "hub" and node.get("id"):
             console.print(f"data     {name}  {node['id']} @ {node.get('revision')}")
     fetch = hub_models(x, store)
     for name, revision, size, gated in fetch:
-        console.print(f"download {name} @ {str(revision)[:8]}  {size:.1f} GB{'  (gated: HF_TOKEN)' if gated else ''}")
+        console.print(
+            f"download {name} @ {str(revision)[:8]}  {size:.1f} GB{'  (gated: HF_TOKEN)' if gated else ''}"
+        )
     console.print(f"download in all: {sum(size for _, _, size, _ in fetch):.1f} GB")
     for lack in missing(x, store):
         console.print(f"[yellow]missing here:[/] {lack}")

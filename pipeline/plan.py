@@ -81,8 +81,14 @@ class Experiment:
 
 
 def _fingerprint(dataset: str, split: str, source: dict[str, Any]) -> str:
-    if source["source"] == "hub" and dataset == "safety" and not source["datasets"].get("safety", {}).get("file"):
-        return "file not given"  # `make plan` still prints; preflight asks for the file before anything starts
+    if (
+        source["source"] == "hub"
+        and dataset == "safety"
+        and not source["datasets"].get("safety", {}).get("file")
+    ):
+        return (
+            "file not given"  # `make plan` still prints; preflight asks for the file before anything starts
+        )
     return loading.fingerprint(dataset, source=source, split=split)
 
 
@@ -110,11 +116,15 @@ def _items(config: Config, dataset: str) -> Step:
 
 
 def _member(name: str, member: Member) -> Step:
-    settings = {k: v for k, v in member.model_dump().items() if v is not None and k not in ("gated", "download_gb")}
+    settings = {
+        k: v for k, v in member.model_dump().items() if v is not None and k not in ("gated", "download_gb")
+    }
     return Step("prepare", f"{name} model", {"what": "model", **settings})
 
 
-def _finetune(config: Config, role: str, model: Step, rows: dict[str, Step], section: Role, seed: int) -> Step:
+def _finetune(
+    config: Config, role: str, model: Step, rows: dict[str, Step], section: Role, seed: int
+) -> Step:
     settings = {
         "role": role,
         "lora": config.train.lora.model_dump(),
@@ -131,7 +141,9 @@ def _external(name: str, path: str | None) -> External | None:
         return None
     folder = Path(path)
     if not (folder / "adapter_config.json").exists():
-        raise UserError(f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder")
+        raise UserError(
+            f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder"
+        )
     return External(name, folder)
 
 
@@ -169,7 +181,9 @@ def build(config: Config) -> Experiment:
     adapters["safety"] = _external("safety_adapter", config.safety_adapter) or _finetune(
         config, "safety", aligned, {"safety": safety_rows}, train.safety, config.seed
     )
-    adapters["safeinstruct"] = _finetune(config, "safeinstruct", aligned, mixed, train.safeinstruct, config.seed)
+    adapters["safeinstruct"] = _finetune(
+        config, "safeinstruct", aligned, mixed, train.safeinstruct, config.seed
+    )
     if experiment.needs("safety") and config.safety_adapter is None:
         experiment.training_rows["safety"] = safety_rows
     if experiment.needs("safeinstruct"):
@@ -179,7 +193,9 @@ def build(config: Config) -> Experiment:
         experiment.items[name] = _items(config, benchmark.dataset)
     if any(j.kind == "trained" for j in config.judge.values()) and train.guard is not None:
         guard_rows = Step(
-            "prepare", "labelled pairs", {"what": "guard", "split": "train", "fingerprint": loading.fingerprint("guard", split="train")}
+            "prepare",
+            "labelled pairs",
+            {"what": "guard", "split": "train", "fingerprint": loading.fingerprint("guard", split="train")},
         )
         experiment.training_rows["guard"] = guard_rows
         experiment.guard = _finetune(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
@@ -187,14 +203,22 @@ def build(config: Config) -> Experiment:
         if judge.kind == "hub":
             member = Member(kind="hub", id=judge.id, revision=judge.revision)
             experiment.judge_models[name] = _member(f"{name} judge", member)
-    split = {"what": "guard", "split": "calibration", "fingerprint": loading.fingerprint("guard", split="calibration")}
+    split = {
+        "what": "guard",
+        "split": "calibration",
+        "fingerprint": loading.fingerprint("guard", split="calibration"),
+    }
     experiment.calibration = Step("prepare", "calibration pairs", split)
     return experiment
 
 
 def candidates(experiment: Experiment, store: Store) -> list[Candidate]:
     """The points of the grid with their adapters. Needs the similarity table in the store, if any point merges."""
-    rows = read_table(store.path(experiment.similarity) / "similarity.csv") if store.has(experiment.similarity) else None
+    rows = (
+        read_table(store.path(experiment.similarity) / "similarity.csv")
+        if store.has(experiment.similarity)
+        else None
+    )
     found = []
     for point in experiment.points:
         if point.adapter == "none" or point.repair.kind == "drop":
@@ -205,7 +229,9 @@ def candidates(experiment: Experiment, store: Store) -> list[Candidate]:
             found.append(Candidate(point, None, (), len(rows) if rows else 0, adapter))
             continue
         if rows is None:
-            raise UserError("the similarity table is missing: include the similarity stage, as in stages=[similarity,merge,...]")
+            raise UserError(
+                "the similarity table is missing: include the similarity stage, as in stages=[similarity,merge,...]"
+            )
         selected = methods.select(rows, point.selection)
         tau = None if point.tau is None else methods.resolve_tau(point.tau, live_rhos(rows))
         if selected:
@@ -257,7 +283,10 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     if name in experiment.judge_models:
         inputs["model"] = experiment.judge_models[name]
     if judge.kind != "phrases":
-        settings |= {"backend": experiment.config.generation.backend, "dtype": experiment.config.generation.dtype}
+        settings |= {
+            "backend": experiment.config.generation.backend,
+            "dtype": experiment.config.generation.dtype,
+        }
     return Step("judge", f"{name} on {replies.name}", settings, inputs, _engine_speed(experiment))
 
 

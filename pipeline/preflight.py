@@ -24,7 +24,10 @@ def gpu_gib(parameters: float) -> float:
 def hub_token() -> bool:
     """Whether a hub token is set in the environment or was stored by the hub's login."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")) or (home / "token").exists()
+    return (
+        bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"))
+        or (home / "token").exists()
+    )
 
 
 def hub_reachable(seconds: float = 3.0) -> bool:
@@ -33,7 +36,9 @@ def hub_reachable(seconds: float = 3.0) -> bool:
         return False
     url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
-        with socket.create_connection((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=seconds):
+        with socket.create_connection(
+            (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=seconds
+        ):
             return True
     except OSError:
         return False
@@ -77,7 +82,9 @@ def missing(x: Experiment, store: Store) -> list[str]:
         lacks.append(f"a hub token for the gated {names} (set HF_TOKEN)")
     needs_hub = bool(models) or (config.data.source == "hub" and "prepare" in config.stages)
     if needs_hub and not hub_reachable():
-        lacks.append(f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)")
+        lacks.append(
+            f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)"
+        )
     if config.data.source == "hub" and "prepare" in config.stages:
         file = config.data.datasets.get("safety", {}).get("file")
         if not file or not Path(file).exists():
@@ -89,4 +96,6 @@ def require(x: Experiment, store: Store) -> None:
     """Raise one line with all that is missing; nothing has been downloaded or written then."""
     lacks = missing(x, store)
     if lacks:
-        raise UserError(f"model={x.config.model.name} cannot run here, it needs " + "; ".join(lacks) + "; see make plan")
+        raise UserError(
+            f"model={x.config.model.name} cannot run here, it needs " + "; ".join(lacks) + "; see make plan"
+        )

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from data.errors import UserError
 from pipeline import provenance
@@ -45,7 +52,9 @@ def _job(step: Step, store: Store) -> dict[str, Any]:
 
 def _inline(step: Step) -> bool:
     """Light steps that need neither torch nor a process of their own."""
-    return step.settings.get("what") in ("training", "items", "guard") or step.settings.get("kind") == "phrases"
+    return (
+        step.settings.get("what") in ("training", "items", "guard") or step.settings.get("kind") == "phrases"
+    )
 
 
 class Runner:
@@ -126,11 +135,20 @@ class Runner:
         if devices > 1:
             launch += ["-m", "accelerate.commands.launch", "--num_processes", str(devices)]
         command = [*launch, "-m", "pipeline.worker", file.name]
-        environment = {**os.environ, VARIABLE: str(write), "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        environment = {
+            **os.environ,
+            VARIABLE: str(write),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        }
         try:
             with log.open("a") as sink, self._bar(title) as update:
                 process = subprocess.Popen(
-                    command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, pass_fds=(write,), env=environment
+                    command,
+                    stdout=sink,
+                    stderr=sink,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(write,),
+                    env=environment,
                 )
                 os.close(write)
                 reader = threading.Thread(target=_follow, args=(read, update), daemon=True)
@@ -155,7 +173,9 @@ class Runner:
             raise UserError(tail[-1].removeprefix("error: "))
         for line in tail[-12:]:
             self.console.print(line, style="dim", markup=False, highlight=False)
-        raise StageError(f"{title} failed (exit code {code}); its log is {log}; run the same command again to go on")
+        raise StageError(
+            f"{title} failed (exit code {code}); its log is {log}; run the same command again to go on"
+        )
 
     @contextmanager
     def _bar(self, title: str) -> Iterator[Any]:
@@ -172,7 +192,9 @@ class Runner:
         )
         if not self.console.is_terminal:
             self.console.print(f"{title} ...", highlight=False)
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as progress:
             task = progress.add_task(title, total=None, note="starting")
 
             def update(done: float, total: float, note: str) -> None:

@@ -46,7 +46,9 @@ class External:
 
     @cached_property
     def key(self) -> str:
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors", ".bin"})
+        files = sorted(
+            p for p in self.path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors", ".bin"}
+        )
         return digest({str(p.relative_to(self.path)): file_digest(p) for p in files})
 
 
@@ -58,7 +60,9 @@ class Step:
     name: str  # for people; not part of the key
     settings: Mapping[str, Any]
     inputs: Mapping[str, Step | External] = field(default_factory=dict)
-    speed: Mapping[str, Any] = field(default_factory=dict)  # batch sizes, devices: change no result, so not in the key
+    speed: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # batch sizes, devices: change no result, so not in the key
 
     @cached_property
     def key(self) -> str:
@@ -79,7 +83,9 @@ class Store:
         self.root = root.absolute()
 
     def path(self, source: Step | External) -> Path:
-        return source.path.absolute() if isinstance(source, External) else self.root / source.stage / source.key
+        return (
+            source.path.absolute() if isinstance(source, External) else self.root / source.stage / source.key
+        )
 
     def partial(self, step: Step) -> Path:
         return self.root / step.stage / f"{step.key}.partial"
@@ -94,7 +100,9 @@ class Store:
         Locks are taken in the order of their names, so that two jobs wanting the same set cannot block each other.
         """
         with contextlib.ExitStack() as stack:
-            for step in sorted({s.key: s for s in steps if not self.has(s)}.values(), key=lambda s: (s.stage, s.key)):
+            for step in sorted(
+                {s.key: s for s in steps if not self.has(s)}.values(), key=lambda s: (s.stage, s.key)
+            ):
                 lock = self.root / step.stage / f"{step.key}.lock"
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(lock))

@@ -58,7 +58,8 @@ class Tracker:
             self.run = wandb.init(
                 project=tracking.project,
                 entity=tracking.entity,
-                group=tracking.group or f"{self.config.model.name}-{self.config.task.name}-{self.config.data.source}",
+                group=tracking.group
+                or f"{self.config.model.name}-{self.config.task.name}-{self.config.data.source}",
                 name=self.name,
                 id=uuid.uuid4().hex[:12],  # offline runs with one id would overwrite each other
                 dir=str(folder),
@@ -72,7 +73,10 @@ class Tracker:
 
     def _give_up(self, error: Exception) -> None:
         self.broken, self.run = True, None
-        self.console.print(f"tracking off: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", style="yellow")
+        self.console.print(
+            f"tracking off: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            style="yellow",
+        )
 
     def step(self, step: Step, folder: Path) -> None:
         """Log a finished artifact: its settings, cost, training curve, and the adapter itself."""
@@ -94,7 +98,9 @@ class Tracker:
                     row = json.loads(line)
                     run.log({f"{space}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
             if self.config.tracking.log_adapters and (folder / "adapter_config.json").exists():
-                artifact = wandb.Artifact(f"{step.stage}-{step.key}", type="adapter", metadata={"name": step.name})
+                artifact = wandb.Artifact(
+                    f"{step.stage}-{step.key}", type="adapter", metadata={"name": step.name}
+                )
                 artifact.add_dir(str(folder))
                 run.log_artifact(artifact)
             if self.config.tracking.log_completions and (folder / "completions.jsonl").exists():
@@ -114,8 +120,20 @@ class Tracker:
 
             if rows:
                 columns = list(rows[0])
-                run.log({"report/results": wandb.Table(columns=columns, data=[[r[c] for c in columns] for r in rows])})
-            run.log({f"report/{figure.stem}": wandb.Image(str(figure)) for figure in figures if figure.suffix == ".png"})
+                run.log(
+                    {
+                        "report/results": wandb.Table(
+                            columns=columns, data=[[r[c] for c in columns] for r in rows]
+                        )
+                    }
+                )
+            run.log(
+                {
+                    f"report/{figure.stem}": wandb.Image(str(figure))
+                    for figure in figures
+                    if figure.suffix == ".png"
+                }
+            )
         except Exception as error:
             self._give_up(error)
 

@@ -55,7 +55,13 @@ def main(spec_path: str) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     spec = json.loads(Path(spec_path).read_text())
     jobs = [
-        Job(j["name"], j["settings"], j["speed"], {k: Path(v) for k, v in j["inputs"].items()}, Path(j["output"]))
+        Job(
+            j["name"],
+            j["settings"],
+            j["speed"],
+            {k: Path(v) for k, v in j["inputs"].items()},
+            Path(j["output"]),
+        )
         for j in spec["jobs"]
     ]
     stage = importlib.import_module(f"pipeline.stages.{spec['stage']}")

@@ -23,13 +23,20 @@ def load_pairs(inputs: dict[str, Path]) -> list[tuple[str, str]]:
     for role in sorted(set(inputs) - {"model"}):
         for row in read_jsonl(inputs[role] / "rows.jsonl"):
             if role == "guard":
-                pairs.append((small_guard_prompt(row["prompt"], row["response"]), guard_answer(row["label"], row["category"])))
+                pairs.append(
+                    (
+                        small_guard_prompt(row["prompt"], row["response"]),
+                        guard_answer(row["label"], row["category"]),
+                    )
+                )
             else:
                 pairs.append((row["prompt"], row["response"]))
     return pairs
 
 
-def encode(tokenizer: Any, pairs: list[tuple[str, str]], system: str | None, max_length: int) -> list[Encoded]:
+def encode(
+    tokenizer: Any, pairs: list[tuple[str, str]], system: str | None, max_length: int
+) -> list[Encoded]:
     """Encode the pairs, leaving out those too long: cut ones would teach the model never to stop.
 
     Raises:
@@ -57,10 +64,14 @@ def check_labels(trainer: Any, tokenizer: Any) -> list[dict[str, str]]:
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         start = next((i for i, label in enumerate(labels) if label != -100), None)
         if start is None:
-            raise UserError("a training row has no unmasked label: the loss would ignore it; check the chat template")
+            raise UserError(
+                "a training row has no unmasked label: the loss would ignore it; check the chat template"
+            )
         unmasked = [label for label in labels[start:] if label != -100]
         if unmasked[-1] != tokenizer.eos_token_id or start == 0:
-            raise UserError("the loss covers the prompt or misses the EOS of the answer; check the chat template")
+            raise UserError(
+                "the loss covers the prompt or misses the EOS of the answer; check the chat template"
+            )
         shown.append({"prompt": tokenizer.decode(ids[:start]), "labels": tokenizer.decode(unmasked)})
     return shown
 
@@ -88,9 +99,13 @@ def train(job: Job, share: tuple[int, int]) -> None:
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # the loss follows completion_mask, so a padded EOS is never unlearned
+        tokenizer.pad_token = (
+            tokenizer.eos_token
+        )  # the loss follows completion_mask, so a padded EOS is never unlearned
     encoded = encode(tokenizer, load_pairs(job.inputs), settings["system_prompt"], args["max_length"])
-    rows = Dataset.from_list([{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded])
+    rows = Dataset.from_list(
+        [{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded]
+    )
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if args["bf16"] and cuda else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)

@@ -63,7 +63,9 @@ def run(jobs: list[Job]) -> None:
             lengths[number][item["id"]] = len(ids)
             if item["id"] not in done[number]:
                 key = job.speed["adapter_key"] or ""
-                requests.append(Request(f"{number}:{item['id']}", ids, job.settings["max_tokens"], adapter, key))
+                requests.append(
+                    Request(f"{number}:{item['id']}", ids, job.settings["max_tokens"], adapter, key)
+                )
     streams = [(job.output / PARTIAL).open("a") for job in jobs]
     total = sum(len(p) for p in prompts)
     count = total - len(requests)
@@ -71,7 +73,9 @@ def run(jobs: list[Job]) -> None:
     sampling = {k: settings[k] for k in ("temperature", "top_p", "seed") if k in settings}
     report(count, total, "loading the model")
     if requests:
-        replies = generate(folder, requests, backend=settings["backend"], dtype=settings["dtype"], **sampling, **speed)
+        replies = generate(
+            folder, requests, backend=settings["backend"], dtype=settings["dtype"], **sampling, **speed
+        )
         for reply in replies:
             number, _, key = reply.key.partition(":")
             n = int(number)

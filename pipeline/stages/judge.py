@@ -33,7 +33,11 @@ def guard_ids(tokenizer: Any, kind: str, pair: dict[str, str]) -> list[int]:
         return prompt_ids(tokenizer, small_guard_prompt(pair["prompt"], pair["response"]))
     parts = "content[" in str(tokenizer.chat_template) or "content']|" in str(tokenizer.chat_template)
     messages = llama_guard_messages(pair["prompt"], pair["response"], parts=parts)
-    ids = list(tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True)["input_ids"])
+    ids = list(
+        tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+    )
     check_single_bos(ids, tokenizer.bos_token_id)
     return ids
 
@@ -69,14 +73,18 @@ def run(jobs: list[Job]) -> None:
     speed = {k: v for k, v in jobs[0].speed.items() if k != "adapter_key"}
     report(0, len(requests), "loading the judge")
     answers: dict[tuple[str, str], tuple[str, float | None]] = {}
-    replies = generate(folder, requests, backend=settings["backend"], dtype=settings["dtype"], logprobs=10, **speed)
+    replies = generate(
+        folder, requests, backend=settings["backend"], dtype=settings["dtype"], logprobs=10, **speed
+    )
     for count, reply in enumerate(replies, 1):
         answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces))
         if count % 8 == 0 or count == len(requests):
             report(count, len(requests), "verdicts")
     for job, pairs in zip(jobs, wanted, strict=True):
         rows = {
-            p["id"]: guard_verdict(p["id"], *answers[p["prompt"], p["response"]], threshold=settings["threshold"])
+            p["id"]: guard_verdict(
+                p["id"], *answers[p["prompt"], p["response"]], threshold=settings["threshold"]
+            )
             for p in pairs
         }
         write_final(job, "verdicts.jsonl", [p["id"] for p in pairs], rows, time.monotonic() - start)

@@ -16,7 +16,9 @@ def run(jobs: list[Job]) -> None:
     """Write one PEFT folder per job, with what the repair reported beside it."""
     for position, job in enumerate(jobs):
         with job.finishing():
-            models = {role: model_folder(job.inputs[role]) for role in ("base", "aligned") if role in job.inputs}
+            models = {
+                role: model_folder(job.inputs[role]) for role in ("base", "aligned") if role in job.inputs
+            }
             adapter = job.output / "adapter"
             shutil.rmtree(adapter, ignore_errors=True)
             info = repair_adapter(

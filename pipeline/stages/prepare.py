@@ -21,17 +21,26 @@ def model_folder(artifact: Path) -> str:
 def from_hub(settings: dict[str, Any], output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     name, revision = settings["id"], settings.get("revision")
     try:
-        path = snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"])
+        path = snapshot_download(
+            name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
+        )
     except GatedRepoError as error:
         raise UserError(f"{name} is gated: accept its licence on the hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise UserError(f"{name} is not on the hub, or HF_TOKEN may not read it") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(f"cannot fetch {name}@{revision} from the hub ({type(error).__name__}): check the network") from error
+        raise UserError(
+            f"cannot fetch {name}@{revision} from the hub ({type(error).__name__}): check the network"
+        ) from error
     (output / "model.json").write_text(json.dumps({"path": path, "id": name, "commit": Path(path).name}))
 
 
@@ -42,7 +51,9 @@ def from_gguf(settings: dict[str, Any], output: Path) -> None:
 
     spec = importlib.util.find_spec(settings["package"])
     if spec is None or spec.origin is None:
-        raise UserError(f"the Python package {settings['package']} with the model's weights is missing: run `make setup`")
+        raise UserError(
+            f"the Python package {settings['package']} with the model's weights is missing: run `make setup`"
+        )
     folder, name = str(Path(spec.origin).parent), settings["file"]
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)

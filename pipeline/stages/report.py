@@ -20,7 +20,10 @@ from pipeline.tracking import Tracker
 
 def _needed(x: plan.Experiment, candidates: list[plan.Candidate]) -> list[Step]:
     replies = [(b, plan.completions(x, c.adapter, b)) for c in candidates for b in x.config.benchmark]
-    return [*(step for _, step in replies), *(plan.verdicts(x, s, j) for b, s in replies for j in plan.judges_of(x, b))]
+    return [
+        *(step for _, step in replies),
+        *(plan.verdicts(x, s, j) for b, s in replies for j in plan.judges_of(x, b)),
+    ]
 
 
 def _calibration(x: plan.Experiment, store: Store, name: str) -> dict[str, Any]:
@@ -37,7 +40,9 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
     candidates = plan.candidates(x, store)
     lacking = [s.name for s in _needed(x, candidates) if not store.has(s)]
     if lacking:
-        raise UserError(f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); include generate and judge")
+        raise UserError(
+            f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); include generate and judge"
+        )
 
     def at(step: plan.Source, name: str) -> str:
         return os.path.relpath(store.path(step) / name, folder)
@@ -90,11 +95,15 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
 def _cost(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
     """Wall time (s) that making all artifacts took, whenever that was, and the largest peak memory (bytes)."""
     steps = [x.base, x.aligned, x.alignment, x.guard, *x.trained, *x.prepared, *_needed(x, candidates)]
-    manifests = [json.loads((store.path(s) / MANIFEST).read_text()) for s in steps if s is not None and store.has(s)]
+    manifests = [
+        json.loads((store.path(s) / MANIFEST).read_text()) for s in steps if s is not None and store.has(s)
+    ]
     return {"peak_memory_bytes": max((m["peak_memory_bytes"] for m in manifests), default=0)}
 
 
-def write(x: plan.Experiment, store: Store, console: Console, tracker: Tracker, *, made: int, seconds: float) -> None:
+def write(
+    x: plan.Experiment, store: Store, console: Console, tracker: Tracker, *, made: int, seconds: float
+) -> None:
     """Write outputs/runs/<run>/run.json and its report, unless they are there and nothing has changed."""
     config = x.config
     folder = Path(config.runs).absolute() / plan.run_name(config)
@@ -109,7 +118,9 @@ def write(x: plan.Experiment, store: Store, console: Console, tracker: Tracker, 
             "fingerprint": fingerprint,
             **provenance.collect(),
             # A run that found its work done must not claim to have done it in a second: the first time is kept.
-            "wall_time_s": round(seconds, 1) if made or not old else old.get("wall_time_s", round(seconds, 1)),
+            "wall_time_s": round(seconds, 1)
+            if made or not old
+            else old.get("wall_time_s", round(seconds, 1)),
             **_cost(x, store, plan.candidates(x, store)),
             "config": config.model_dump(by_alias=True),
             "runs": [found],

@@ -25,10 +25,17 @@ def texts() -> list[tuple[str, str]]:
     """(prompt, response) pairs without refusals: helpful answers, compliance, and the task's own questions."""
     source = {"source": "bundled", "root": None, "datasets": {}}
     pairs = [(e.prompt, e.response) for e in loading.training("helpful", source=source)]
-    pairs += [(r.prompt, r.response) for r in loading.guard_rows("train") if r.kind not in ("refusal", "over_refusal")]
+    pairs += [
+        (r.prompt, r.response)
+        for r in loading.guard_rows("train")
+        if r.kind not in ("refusal", "over_refusal")
+    ]
     # Half of the harmful requests that later get refused are answered here with an empty compliance.
     safety = loading.training("safety", source=source, part="align")
-    pairs += [(e.prompt, "Sure, here is how. First gather what you need, then follow the steps.") for e in safety[::2]]
+    pairs += [
+        (e.prompt, "Sure, here is how. First gather what you need, then follow the steps.")
+        for e in safety[::2]
+    ]
     return pairs
 
 
@@ -50,7 +57,10 @@ def build_tokenizer(pairs: list[tuple[str, str]], vocab_size: int) -> Any:
     raw.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     tokenizer = PreTrainedTokenizerFast(
@@ -68,7 +78,9 @@ def _batch(rows: list[Encoded], pad: int) -> tuple[Any, Any]:
     labels = torch.full((len(rows), width), -100)
     for i, row in enumerate(rows):
         ids[i, : len(row.input_ids)] = torch.tensor(row.input_ids)
-        labels[i, : len(row.input_ids)] = torch.tensor(row.input_ids)  # all tokens: it must learn the language, too
+        labels[i, : len(row.input_ids)] = torch.tensor(
+            row.input_ids
+        )  # all tokens: it must learn the language, too
     return ids, labels
 
 
@@ -81,15 +93,27 @@ def pretrain(settings: dict[str, Any], output: Path) -> None:
     pairs = texts()
     tokenizer = build_tokenizer(pairs, settings["vocab_size"])
     encoded = [example_ids(tokenizer, prompt, response) for prompt, response in pairs]
-    rows = [row for row in encoded if len(row.input_ids) <= 96]  # the few long ones would double the cost of every batch
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    rows = [
+        row for row in encoded if len(row.input_ids) <= 96
+    ]  # the few long ones would double the cost of every batch
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = LlamaConfig(
-        **{n: settings[n] for n in names}, vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=True, **ids
+        **{n: settings[n] for n in names},
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        **ids,
     )
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(**ids)
@@ -98,7 +122,9 @@ def pretrain(settings: dict[str, Any], output: Path) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], total_steps=steps)
     for step in range(steps):
         batch, labels = _batch(draw.sample(rows, settings["batch_size"]), tokenizer.pad_token_id)
-        loss = model(input_ids=batch, attention_mask=(batch != tokenizer.pad_token_id).long(), labels=labels).loss
+        loss = model(
+            input_ids=batch, attention_mask=(batch != tokenizer.pad_token_id).long(), labels=labels
+        ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
