@@ -35,8 +35,8 @@ def write_page(path: Path, rows: list[Row], quick: bool, took: float) -> None:
         f"- date: {datetime.now(UTC):%Y-%m-%d}, {took:.0f} s in all",
         f"- machine: {_processor()}, {os.cpu_count()} cores, {_memory():.0f} GiB, {platform.system()}",
         f"- torch {torch.__version__}, {torch.get_num_threads()} threads",
-        f"- nice level {os.nice(0)}, load average at the end {load:.1f}: with a load above the cores, or a nice level",
-        "  above 0, the times are those of a machine shared with other work, and the bars on time say little",
+        f"- nice level {os.nice(0)}, load average at the end {load:.1f}: above 0, or above the cores, the machine was",
+        "  shared with other work, and its times say little about the bars",
         "",
     ]
     if quick:
