@@ -1,0 +1,224 @@
+"""The store: keys say what an artifact depends on, nothing half-written is ever found, and two jobs share the work."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline import store as store_module
+from pipeline.run import Runner
+from pipeline.stages.generate import PARTIAL, finished_rows, write_final
+from pipeline.store import DONE, MANIFEST, External, Step, Store, digest
+from pipeline.worker import Job, finish
+
+
+def step(**changes: object) -> Step:
+    values = {
+        "stage": "prepare",
+        "name": "rows",
+        "settings": {"limit": 3, "args": {"a": 1, "b": 2}},
+        **changes,
+    }
+    return Step(**values)  # type: ignore[arg-type]
+
+
+def test_key_ignores_the_order_of_settings_the_name_and_the_speed() -> None:
+    other = step(settings={"args": {"b": 2, "a": 1}, "limit": 3}, name="same rows", speed={"devices": 4})
+    assert other.key == step().key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"limit": 4, "args": {"a": 1, "b": 2}}},
+        {"settings": {"limit": 3, "args": {"a": 1, "b": 3}}},
+        {"settings": {"limit": None, "args": {"a": 1, "b": 2}}},
+        {"stage": "finetune"},
+        {"inputs": {"model": Step("prepare", "model", {"what": "model"})}},
+    ],
+)
+def test_key_follows_what_the_content_depends_on(changes: dict) -> None:
+    assert step(**changes).key != step().key
+
+
+def test_key_follows_the_key_of_an_input_and_its_role() -> None:
+    one, two = Step("prepare", "m", {"id": "one"}), Step("prepare", "m", {"id": "two"})
+    keys = {step(inputs=i).key for i in ({"model": one}, {"model": two}, {"adapter": one})}
+    assert len(keys) == 3
+
+
+def test_key_follows_the_version_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, other = step().key, step(stage="merge").key
+    monkeypatch.setitem(store_module.VERSIONS, "prepare", 999)
+    assert step().key != before
+    assert step(stage="merge").key == other
+
+
+def test_digest_refuses_what_has_no_stable_text() -> None:
+    with pytest.raises(ValueError):
+        digest({"loss": float("nan")})
+
+
+def test_external_is_keyed_by_its_content(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text('{"r": 8}')
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"weights")
+    one, two = External("task_adapter", tmp_path / "one"), External("other", tmp_path / "two")
+    assert one.key == two.key
+    (tmp_path / "two" / "README.md").write_text("a model card does not change what the adapter computes")
+    assert External("x", tmp_path / "two").key == one.key
+    (tmp_path / "two" / "adapter_model.safetensors").write_bytes(b"weightz")
+    assert External("x", tmp_path / "two").key != one.key
+
+
+def test_a_partial_artifact_is_not_found_and_a_committed_one_is(tmp_path: Path) -> None:
+    store, made = Store(tmp_path), step()
+    partial = store.partial(made)
+    partial.mkdir(parents=True)
+    (partial / "rows.jsonl").write_text("{}\n")
+    (partial / DONE).write_text("{}")
+    assert not store.has(made)
+    store.commit(made, {"key": made.key})
+    assert store.has(made)
+    assert not partial.exists()
+    assert sorted(p.name for p in store.path(made).iterdir()) == [MANIFEST, "rows.jsonl"]
+
+
+def test_commit_shows_the_artifact_only_by_the_last_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed just before the rename, the store looks as if nothing had been made; the next run can commit."""
+    store, made = Store(tmp_path), step()
+    store.partial(made).mkdir(parents=True)
+
+    def killed(*args: object) -> None:
+        assert not store.has(made)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.commit(made, {"key": made.key})
+    assert not store.has(made)
+    store.commit(made, {"key": made.key})
+    assert json.loads((store.path(made) / MANIFEST).read_text()) == {"key": made.key}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_two_jobs_compute_an_artifact_once(tmp_path: Path, reverse: bool) -> None:
+    """Also when they want the same steps in opposite order, which would deadlock if locks followed that order."""
+    steps = [step(settings={"n": n}) for n in range(3)]
+    computed: list[int] = []
+    barrier = threading.Barrier(2)
+
+    def job(wanted: list[Step]) -> None:
+        store = Store(tmp_path)
+        barrier.wait()
+        with store.claim(wanted) as missing:
+            for s in missing:
+                computed.append(s.settings["n"])
+                store.partial(s).mkdir(parents=True)
+                time.sleep(0.05)
+                store.commit(s, {})
+
+    orders = (steps, steps[::-1] if reverse else steps)
+    threads = [threading.Thread(target=job, args=(list(o),), daemon=True) for o in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(t.is_alive() for t in threads), "the two jobs wait for each other"
+    assert sorted(computed) == [0, 1, 2]
+
+
+def test_a_job_arriving_while_another_commits_still_excludes_a_third(tmp_path: Path) -> None:
+    """commit removes the lock's file; whoever waits on the old one must not work beside whoever takes a new one."""
+    made = step()
+    inside, most = 0, 0
+    guard = threading.Lock()
+
+    def job() -> None:
+        nonlocal inside, most
+        store = Store(tmp_path)
+        with store.claim([made]) as missing:
+            for s in missing:
+                with guard:
+                    inside += 1
+                    most = max(most, inside)
+                store.partial(s).mkdir(parents=True, exist_ok=True)
+                time.sleep(0.02)
+                with guard:
+                    inside -= 1
+                store.commit(s, {})
+
+    threads = [threading.Thread(target=job, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert most == 1 and Store(tmp_path).has(made)
+
+
+def test_claim_locks_nothing_when_all_is_there(tmp_path: Path) -> None:
+    store, made = Store(tmp_path), step()
+    store.partial(made).mkdir(parents=True)
+    store.commit(made, {})
+    with store.claim([made]) as missing:
+        assert missing == []
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_an_artifact_finished_before_the_kill_is_picked_up(tmp_path: Path) -> None:
+    """done.json without a rename: the worker had finished, the main process was killed before moving it."""
+    store = Store(tmp_path)
+    made = Step("finetune", "task LoRA", {"role": "task"})
+    store.partial(made).mkdir(parents=True)
+    (store.partial(made) / "adapter_config.json").write_text("{}")
+    (store.partial(made) / DONE).write_text(json.dumps({"wall_s": 1.5, "peak_memory_bytes": 7}))
+    runner = Runner(store, Console(quiet=True))
+    runner.ensure("fine-tuning", [made])  # a worker would fail: this step has no inputs to train on
+    assert store.has(made)
+    manifest = json.loads((store.path(made) / MANIFEST).read_text())
+    assert (
+        manifest["wall_s"] == 1.5 and manifest["settings"] == {"role": "task"} and manifest["key"] == made.key
+    )
+    assert {"created", "git", "packages", "machine"} <= set(manifest)
+
+
+def job(output: Path) -> Job:
+    return Job("gsm8k", {}, {}, {}, output)
+
+
+def test_a_line_cut_by_a_crash_is_made_again(tmp_path: Path) -> None:
+    rows = [{"id": f"i{n}", "completion": "x"} for n in range(3)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / PARTIAL).write_text(text[:-9])
+    assert list(finished_rows(tmp_path)) == ["i0", "i1"]
+    assert finished_rows(tmp_path / "nowhere") == {}
+
+
+def test_the_final_file_is_in_the_order_of_the_prompts(tmp_path: Path) -> None:
+    (tmp_path / PARTIAL).write_text("rest")
+    write_final(job(tmp_path), "completions.jsonl", ["b", "a"], {"a": {"id": "a"}, "b": {"id": "b"}}, 1.0)
+    lines = (tmp_path / "completions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["b", "a"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["completions.jsonl", DONE]
+
+
+def test_finish_records_time_and_memory(tmp_path: Path) -> None:
+    finish(job(tmp_path), 2.345)
+    done = json.loads((tmp_path / DONE).read_text())
+    assert done["wall_s"] == 2.35 or done["wall_s"] == 2.34
+    assert done["peak_memory_bytes"] > 1 << 20
+
+
+def test_no_done_file_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), job(tmp_path).finishing():
+        raise RuntimeError("out of memory")
+    assert not (tmp_path / DONE).exists()
