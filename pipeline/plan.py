@@ -130,7 +130,7 @@ def _finetune(
         "lora": config.train.lora.model_dump(),
         "args": {**config.train.args, **section.args},
         "seed": seed,
-        "system_prompt": None if role == "guard" else config.model.system_prompt,
+        "system_prompt": config.model.system_prompt,
     }
     speed = {"devices": config.train.devices}
     return Step("finetune", f"{role} LoRA", settings, {"model": model, **rows}, speed)
@@ -195,10 +195,18 @@ def build(config: Config) -> Experiment:
         guard_rows = Step(
             "prepare",
             "labelled pairs",
-            {"what": "guard", "split": "train", "fingerprint": loading.fingerprint("guard", split="train")},
+            {
+                "what": "guard",
+                "split": "train",
+                "limit": train.guard.limit,
+                "fingerprint": loading.fingerprint("guard", split="train"),
+            },
         )
         experiment.training_rows["guard"] = guard_rows
         experiment.guard = _finetune(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
+        # Folded into its model: one model that only judges needs no LoRA kernels, which are slow on a CPU.
+        merged = Step("prepare", "judge model", {"what": "merged"}, {"model": base, "adapter": experiment.guard})
+        experiment.judge_models |= {n: merged for n, j in config.judge.items() if j.kind == "trained"}
     for name, judge in config.judge.items():
         if judge.kind == "hub":
             member = Member(kind="hub", id=judge.id, revision=judge.revision)
@@ -278,8 +286,8 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     inputs: dict[str, Source] = {"replies": replies}
     if "items" in replies.inputs:
         inputs["items"] = replies.inputs["items"]
-    if judge.kind == "trained" and experiment.guard is not None:
-        inputs |= {"model": experiment.base, "adapter": experiment.guard}
+    if judge.kind == "trained":
+        settings["system_prompt"] = experiment.config.model.system_prompt
     if name in experiment.judge_models:
         inputs["model"] = experiment.judge_models[name]
     if judge.kind != "phrases":

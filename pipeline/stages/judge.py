@@ -27,10 +27,11 @@ def pairs_of(folder: Path) -> list[dict[str, str]]:
     return [{"id": r["id"], "prompt": r["prompt"], "response": r["response"]} for r in rows]
 
 
-def guard_ids(tokenizer: Any, kind: str, pair: dict[str, str]) -> list[int]:
+def guard_ids(tokenizer: Any, settings: dict[str, Any], pair: dict[str, str]) -> list[int]:
     """Token ids that the guard reads, by the same chat-template path as everything else."""
-    if kind == "trained":
-        return prompt_ids(tokenizer, small_guard_prompt(pair["prompt"], pair["response"]))
+    if settings["kind"] == "trained":
+        text = small_guard_prompt(pair["prompt"], pair["response"])
+        return prompt_ids(tokenizer, text, system=settings["system_prompt"])
     parts = "content[" in str(tokenizer.chat_template) or "content']|" in str(tokenizer.chat_template)
     messages = llama_guard_messages(pair["prompt"], pair["response"], parts=parts)
     ids = list(
@@ -59,14 +60,11 @@ def run(jobs: list[Job]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     wanted = [pairs_of(job.inputs["replies"]) for job in jobs]
     distinct = sorted({(p["prompt"], p["response"]) for pairs in wanted for p in pairs})
-    adapter = jobs[0].inputs.get("adapter")
     requests = [
         Request(
             str(i),
-            guard_ids(tokenizer, settings["kind"], {"prompt": prompt, "response": response}),
+            guard_ids(tokenizer, settings, {"prompt": prompt, "response": response}),
             settings["max_tokens"],
-            adapter,
-            (jobs[0].speed["adapter_key"] or "") if adapter else "",
         )
         for i, (prompt, response) in enumerate(distinct)
     ]

@@ -83,12 +83,16 @@ def rows(job: Job) -> None:
     """Training examples, evaluation items or labelled pairs, as JSONL."""
     settings = job.settings
     if settings["what"] == "guard":
-        schema.write_jsonl(job.output / "rows.jsonl", loading.guard_rows(settings["split"]))
+        found = loading.guard_rows(settings["split"])
+        limit = settings.get("limit") or len(found)
+        # Every n-th row: the file's mix of kinds and labels stays as it is.
+        spread = sorted({i * len(found) // limit for i in range(min(limit, len(found)))})
+        schema.write_jsonl(job.output / "rows.jsonl", [found[i] for i in spread])
     elif settings["what"] == "training":
-        found = loading.training(
+        examples = loading.training(
             settings["dataset"], source=job.speed["source"], limit=settings["limit"], part=settings["part"]
         )
-        schema.write_jsonl(job.output / "rows.jsonl", found)
+        schema.write_jsonl(job.output / "rows.jsonl", examples)
     else:
         items = loading.items(settings["dataset"], source=job.speed["source"], limit=settings["limit"])
         schema.write_jsonl(job.output / "rows.jsonl", items)

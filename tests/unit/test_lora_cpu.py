@@ -1,0 +1,47 @@
+"""Our grouped LoRA products against vLLM's own CPU functions, which gather an adapter copy per token."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+ops = pytest.importorskip("vllm.lora.ops.torch_ops.lora_ops", reason="vLLM is not installed")
+
+from evaluation import lora_cpu  # noqa: E402
+
+
+def _indices(kind: str, n: int) -> object:
+    if kind == "one":
+        return torch.full((n,), 2)
+    return torch.randint(0, 4, (n,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", ["one", "mixed"])
+@pytest.mark.parametrize("n", [1, 7])
+def test_same_results_as_vllm(kind: str, n: int) -> None:
+    torch.manual_seed(0)
+    x, a = torch.randn(n, 24), torch.randn(4, 1, 8, 24)
+    b, indices = torch.randn(4, 1, 40, 8), _indices(kind, n)
+    theirs, ours = torch.zeros(n, 8), torch.zeros(n, 8)
+    ops.bgmv_shrink(x, a, theirs, indices, 0.5)
+    lora_cpu.shrink(x, a, ours, indices, 0.5)
+    torch.testing.assert_close(ours, theirs)
+    for add in (True, False):
+        theirs, ours = torch.ones(n, 48), torch.ones(n, 48)
+        ops.bgmv_expand(theirs.new_ones(n, 8), b, theirs, indices, add)
+        lora_cpu.expand(ours.new_ones(n, 8), b, ours, indices, add)
+        torch.testing.assert_close(ours, theirs)
+        theirs, ours = torch.ones(n, 60), torch.ones(n, 60)
+        ops.bgmv_expand_slice(theirs.new_ones(n, 8), b, theirs, indices, 10, 40, add)
+        lora_cpu.expand_slice(ours.new_ones(n, 8), b, ours, indices, 10, 40, add)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_it_is_installed_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    for module in (ops, punica_cpu):
+        for name in ("bgmv_expand", "bgmv_shrink", "bgmv_expand_slice"):
+            monkeypatch.setattr(module, name, getattr(module, name))  # restored afterwards
+    lora_cpu.install()
+    assert ops.bgmv_shrink is punica_cpu.bgmv_shrink is lora_cpu.shrink
