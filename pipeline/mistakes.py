@@ -6,7 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -49,6 +49,8 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(text.split())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override in Hydra's grammar ({' '.join(text.split())})"
     missing = re.search(r"Could not (?:find|load) '([\w-]+)/([^']+)'", text)
     if missing:
         group, choice = missing.groups()
