@@ -205,7 +205,9 @@ def build(config: Config) -> Experiment:
         experiment.training_rows["guard"] = guard_rows
         experiment.guard = _finetune(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
         # Folded into its model: one model that only judges needs no LoRA kernels, which are slow on a CPU.
-        merged = Step("prepare", "judge model", {"what": "merged"}, {"model": base, "adapter": experiment.guard})
+        merged = Step(
+            "prepare", "judge model", {"what": "merged"}, {"model": base, "adapter": experiment.guard}
+        )
         experiment.judge_models |= {n: merged for n, j in config.judge.items() if j.kind == "trained"}
     for name, judge in config.judge.items():
         if judge.kind == "hub":
