@@ -211,7 +211,7 @@ def build(config: Config) -> Experiment:
         experiment.judge_models |= {n: merged for n, j in config.judge.items() if j.kind == "trained"}
     for name, judge in config.judge.items():
         if judge.kind == "hub":
-            member = Member(kind="hub", id=judge.id, revision=judge.revision)
+            member = Member.model_validate({"kind": "hub", "id": judge.id, "revision": judge.revision})
             experiment.judge_models[name] = _member(f"{name} judge", member)
     split = {
         "what": "guard",

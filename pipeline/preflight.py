@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from data.errors import UserError
 from pipeline import provenance
+from pipeline.config import Judge, Member
 from pipeline.plan import Experiment
 from pipeline.store import Step, Store
 
@@ -55,11 +56,14 @@ def in_hub_cache(repo: str, revision: str | None) -> bool:
 def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float, bool]]:
     """(id, revision, GB, gated) of the hub models that neither the store nor the hub's cache holds."""
     config = x.config
-    members = [(config.model.base, x.base), (config.model.aligned, x.aligned)]
-    judges = [(config.judge[name], step) for name, step in x.judge_models.items()]
+    nodes: list[tuple[Member | Judge, Step]] = [
+        (config.model.base, x.base),
+        (config.model.aligned, x.aligned),
+    ]
+    nodes += [(config.judge[name], step) for name, step in x.judge_models.items()]
     found = []
-    for node, step in [*members, *judges]:
-        if node.kind != "hub" or not node.id or not isinstance(step, Step):
+    for node, step in nodes:
+        if node.kind != "hub" or not node.id:
             continue
         if not store.has(step) and not in_hub_cache(node.id, node.revision):
             found.append((node.id, node.revision, node.download_gb, node.gated))

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Tracker:
         except Exception as error:
             self._give_up(error)
 
-    def report(self, rows: list[Mapping[str, Any]], figures: list[Path]) -> None:
+    def report(self, rows: Sequence[Mapping[str, Any]], figures: Sequence[Path]) -> None:
         """Log the results table and the figures."""
         run = self._start()
         if run is None:

@@ -77,8 +77,8 @@ def run(jobs: list[Job]) -> None:
             folder, requests, backend=settings["backend"], dtype=settings["dtype"], **sampling, **speed
         )
         for reply in replies:
-            number, _, key = reply.key.partition(":")
-            n = int(number)
+            position, _, key = reply.key.partition(":")
+            n = int(position)
             row = {
                 "id": key,
                 "prompt": prompts[n][key],

@@ -79,10 +79,10 @@ def run(jobs: list[Job]) -> None:
         if count % 8 == 0 or count == len(requests):
             report(count, len(requests), "verdicts")
     for job, pairs in zip(jobs, wanted, strict=True):
-        rows = {
+        judged = {
             p["id"]: guard_verdict(
                 p["id"], *answers[p["prompt"], p["response"]], threshold=settings["threshold"]
             )
             for p in pairs
         }
-        write_final(job, "verdicts.jsonl", [p["id"] for p in pairs], rows, time.monotonic() - start)
+        write_final(job, "verdicts.jsonl", [p["id"] for p in pairs], judged, time.monotonic() - start)

@@ -16,9 +16,6 @@ def run(jobs: list[Job]) -> None:
     """Write one PEFT folder per job, with what the repair reported beside it."""
     for position, job in enumerate(jobs):
         with job.finishing():
-            models = {
-                role: model_folder(job.inputs[role]) for role in ("base", "aligned") if role in job.inputs
-            }
             adapter = job.output / "adapter"
             shutil.rmtree(adapter, ignore_errors=True)
             info = repair_adapter(
@@ -27,7 +24,8 @@ def run(jobs: list[Job]) -> None:
                 selected=job.settings["selected"],
                 repair=Repair(**job.settings["repair"]),
                 output=adapter,
-                **models,
+                base=model_folder(job.inputs["base"]) if "base" in job.inputs else None,
+                aligned=model_folder(job.inputs["aligned"]) if "aligned" in job.inputs else None,
             )
             for file in adapter.iterdir():
                 shutil.move(file, job.output / file.name)

@@ -23,15 +23,14 @@ TEMPLATE = (
 
 def texts() -> list[tuple[str, str]]:
     """(prompt, response) pairs without refusals: helpful answers, compliance, and the task's own questions."""
-    source = {"source": "bundled", "root": None, "datasets": {}}
-    pairs = [(e.prompt, e.response) for e in loading.training("helpful", source=source)]
+    pairs = [(e.prompt, e.response) for e in loading.training("helpful", source=loading.BUNDLED)]
     pairs += [
         (r.prompt, r.response)
         for r in loading.guard_rows("train")
         if r.kind not in ("refusal", "over_refusal")
     ]
     # Half of the harmful requests that later get refused are answered here with an empty compliance.
-    safety = loading.training("safety", source=source, part="align")
+    safety = loading.training("safety", source=loading.BUNDLED, part="align")
     pairs += [
         (e.prompt, "Sure, here is how. First gather what you need, then follow the steps.")
         for e in safety[::2]
@@ -44,10 +43,11 @@ def build_tokenizer(pairs: list[tuple[str, str]], vocab_size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    source = {"source": "bundled", "root": None, "datasets": {}}
     corpus = [text for pair in pairs for text in pair]
     for name in ("gsm8k", "pubmedqa", "safety"):
-        corpus += [text for e in loading.training(name, source=source) for text in (e.prompt, e.response)]
+        corpus += [
+            text for e in loading.training(name, source=loading.BUNDLED) for text in (e.prompt, e.response)
+        ]
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
