@@ -1,0 +1,356 @@
+"""The plan: what is made from what, and which setting changes which artifact."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from data.errors import UserError
+from data.sources import BUNDLED, BUNDLED_ROOT, LOCAL
+from pipeline import plan
+from pipeline.config import check
+from pipeline.merging.table import ModuleRow, write_table
+from pipeline.store import External, Step, Store
+
+ROOT = Path(__file__).resolve().parents[2]
+GRID = "method.safemerge={_target_:pipeline.methods.safemerge,tau:[%s],alpha:[0.7],combine:exact}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+
+
+def experiment(*overrides: str, model: str = "tiny") -> plan.Experiment:
+    return plan.build(check(compose("config", [f"model={model}", *overrides])))
+
+
+def fill(store: Store, step: Step) -> Path:
+    """Pretend that a step was made."""
+    store.partial(step).mkdir(parents=True)
+    store.commit(step, {})
+    return store.path(step)
+
+
+def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list[plan.Candidate]:
+    rows = [
+        ModuleRow(f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0)
+        for i, rho in enumerate(rhos)
+    ]
+    write_table(fill(store, x.similarity) / "similarity.csv", rows)
+    return plan.candidates(x, store)
+
+
+def keys(x: plan.Experiment) -> dict[str, str]:
+    """Of every step known before the similarity table, and of completions and verdicts of the aligned model."""
+    steps = {
+        "base": x.base,
+        "aligned": x.aligned,
+        "similarity": x.similarity,
+        "calibration": x.calibration,
+        **{f"adapter {name}": step for name, step in x.adapters.items()},
+        **{f"rows {name}": step for name, step in x.training_rows.items()},
+        **{f"items {name}": step for name, step in x.items.items()},
+    }
+    if x.alignment and x.guard:
+        steps |= {"alignment": x.alignment, "guard": x.guard}
+    for name in x.config.benchmark:
+        steps[f"completions {name}"] = plan.completions(x, None, name)
+        for judge in plan.judges_of(x, name):
+            steps[f"verdicts {name} {judge}"] = plan.verdicts(x, plan.completions(x, None, name), judge)
+    return {name: step.key for name, step in steps.items() if step is not None}
+
+
+@functools.cache
+def default_keys() -> dict[str, str]:
+    return keys(experiment())
+
+
+def changed(*overrides: str) -> set[str]:
+    before, after = default_keys(), keys(experiment(*overrides))
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_the_seed_changes_the_adapters_of_the_experiment_alone() -> None:
+    """Base, aligned member, judge and data are the same in all seeds, so that seeds share them."""
+    assert changed("seed=1") == {"adapter task", "adapter safety", "adapter safeinstruct", "similarity"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "generation.max_num_seqs=3",
+        "generation.max_loras=2",
+        "generation.gpu_memory_utilization=0.5",
+        "tracking=off",
+        "tracking.project=other",
+        "store=/elsewhere",
+        "runs=/elsewhere",
+        "train.devices=2",
+        "selection.keep_gain=0.5",
+        "dry_run=true",
+        "stages=[prepare]",
+        "sweep=single",
+    ],
+)
+def test_what_changes_no_result_changes_no_key(override: str) -> None:
+    assert changed(override) == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected", "kept"),
+    [
+        (
+            "train.args.learning_rate=1.23e-5",
+            {"adapter task", "adapter safety", "aligned", "guard"},
+            {"base"},
+        ),
+        (
+            "+train.task.args.learning_rate=1.23e-5",
+            {"adapter task", "similarity"},
+            {"adapter safety", "aligned"},
+        ),
+        (
+            "train.safety.limit=7",
+            {"adapter safety", "rows safety"},
+            {"adapter task", "aligned", "similarity"},
+        ),
+        ("train.lora.r=3", {"adapter task", "adapter safety"}, {"base", "rows task"}),
+        ("generation.temperature=0.7", {"completions gsm8k"}, {"adapter task", "aligned", "items gsm8k"}),
+        ("+generation.max_tokens.gsm8k=9", set(), {"completions xstest", "adapter task"}),
+        (
+            "generation.backend=transformers",
+            {"completions gsm8k", "verdicts directharm guard"},
+            {"adapter task"},
+        ),
+        (
+            "judge.guard.threshold=0.123",
+            {"verdicts directharm guard"},
+            {"verdicts directharm refusal", "guard"},
+        ),
+        ("model.system_prompt=Hello", {"adapter task", "completions gsm8k"}, {"base", "rows task"}),
+        ("task=pubmedqa", set(), {"aligned", "adapter safety", "guard", "completions xstest"}),
+    ],
+)
+def test_a_setting_changes_what_depends_on_it(override: str, expected: set[str], kept: set[str]) -> None:
+    override = override.replace("+generation", "++generation")
+    before, after = default_keys(), keys(experiment(override))
+    differs = {name for name in before.keys() & after.keys() if before[name] != after[name]}
+    assert expected <= differs
+    assert not kept & differs
+
+
+def test_gsm8k_length_is_its_own() -> None:
+    assert changed("++generation.max_tokens.gsm8k=9") == {"completions gsm8k"}
+
+
+def test_greedy_decoding_has_no_sampling_settings() -> None:
+    assert changed("generation.seed=5", "generation.top_p=0.5") == set()
+    sampled = experiment("generation.temperature=1", "generation.seed=5")
+    other = experiment("generation.temperature=1", "generation.seed=6")
+    assert keys(sampled)["completions gsm8k"] != keys(other)["completions gsm8k"]
+
+
+def test_editing_a_data_file_changes_what_is_made_from_it(tmp_path: Path) -> None:
+    """Files count by content: the same in another folder are the same."""
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        for (name, split), path in BUNDLED.items():
+            if name != "guard" and (name, split) in LOCAL:
+                target = folder / LOCAL[name, split]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(BUNDLED_ROOT / path, target)
+    one = keys(experiment("data=local", f"data.root={tmp_path / 'one'}"))
+    assert one == keys(experiment("data=local", f"data.root={tmp_path / 'two'}"))
+    edited = tmp_path / "two" / LOCAL["gsm8k", "train"]
+    edited.write_text(edited.read_text().replace("1", "2", 1))
+    two = keys(experiment("data=local", f"data.root={tmp_path / 'two'}"))
+    differs = {name for name in one if one[name] != two[name]}
+    assert {"rows task", "adapter task", "similarity"} <= differs
+    assert not {"adapter safety", "aligned", "items gsm8k", "completions gsm8k"} & differs
+
+
+def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> None:
+    x = experiment(GRID % "0.3,0.35,0.5")
+    found = [c for c in with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.4]) if c.point.method == "safemerge"]
+    assert [len(c.selected) for c in found] == [2, 2, 3]
+    assert found[0].adapter.key == found[1].adapter.key != found[2].adapter.key
+    one, other = (plan.completions(x, c.adapter, "gsm8k").key for c in found[:2])
+    assert one == other, "and its completions are made once"
+
+
+def test_another_alpha_is_another_adapter(tmp_path: Path) -> None:
+    x = experiment("method.safemerge.tau=0.3", "method.safemerge.alpha=[0.5,0.7]")
+    found = [c for c in with_similarity(x, Store(tmp_path), [0.1, 0.4]) if c.point.method == "safemerge"]
+    assert len({c.adapter.key for c in found}) == 2
+
+
+def test_an_empty_selection_is_the_task_adapter_itself(tmp_path: Path) -> None:
+    x = experiment("method.safemerge.tau=0.05", "method.safelora.tau=0.05")
+    by_method = {c.point.method: c for c in with_similarity(x, Store(tmp_path), [0.1, 0.4])}
+    for method in ("safemerge", "safelora", "finetuned"):
+        assert by_method[method].adapter is x.adapters["task"] and by_method[method].selected == ()
+    assert by_method["aligned"].adapter is None
+    assert by_method["safeinstruct"].adapter is x.adapters["safeinstruct"]
+    assert len(by_method["full"].selected) == by_method["full"].modules == 2
+
+
+def test_a_quantile_is_resolved_by_the_table(tmp_path: Path) -> None:
+    x = experiment("method.safemerge.tau=q0.5")
+    found = next(
+        c for c in with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.3, 0.4]) if c.point.method == "safemerge"
+    )
+    assert found.tau == pytest.approx(0.25) and len(found.selected) == 2 and found.point.tau_setting == "q0.5"
+
+
+def test_each_repair_is_made_from_what_it_reads(tmp_path: Path) -> None:
+    x = experiment(
+        "method=[safemerge,safelora,resta,scale]", "method.safemerge.tau=1", "method.safelora.tau=1"
+    )
+    made = {c.point.method: set(c.adapter.inputs) for c in with_similarity(x, Store(tmp_path), [0.1, 0.4])}
+    assert made["safemerge"] == made["resta"] == {"task", "safety"}
+    assert made["safelora"] == {"task", "base", "aligned"}
+    assert made["scale"] == {"task"}
+
+
+def test_merging_without_the_table_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="include the similarity stage"):
+        plan.candidates(experiment(), Store(tmp_path))
+    assert len(plan.candidates(experiment("method=[aligned,finetuned]"), Store(tmp_path))) == 2
+
+
+def test_only_what_the_methods_need_is_trained() -> None:
+    def roles(*methods: str) -> set[str]:
+        return {s.settings["role"] for s in experiment(f"method=[{','.join(methods)}]").trained}
+
+    assert roles("aligned", "finetuned") == {"task"}
+    assert roles("aligned", "finetuned", "safelora") == {"task"}
+    assert roles("aligned", "safemerge") == {"task", "safety"}
+    assert roles("aligned", "safeinstruct") == {"safeinstruct"}
+
+
+def test_the_two_parts_of_the_safety_rows_are_disjoint() -> None:
+    """A safety LoRA trained on what made the model safe would flatter the merge."""
+    x = experiment()
+    parts = {
+        name: step.settings["part"] for name, step in x.training_rows.items() if step.settings.get("part")
+    }
+    assert parts["align/safety"] == "align"
+    assert {part for name, part in parts.items() if name != "align/safety"} == {"safety"}
+
+
+def adapter_folder(folder: Path, weights: bytes = b"w") -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 4}))
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_an_adapter_of_your_own_replaces_training(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "mine")
+    x = experiment(f"task_adapter={folder}")
+    assert isinstance(x.adapters["task"], External)
+    assert {s.settings["role"] for s in x.trained} == {"safety", "safeinstruct"}
+    assert Store(tmp_path / "store").path(x.adapters["task"]) == folder
+    same = experiment(f"task_adapter={adapter_folder(tmp_path / 'copy')}")
+    other = experiment(f"task_adapter={adapter_folder(tmp_path / 'other', b'x')}")
+    assert x.similarity.key == same.similarity.key != other.similarity.key
+
+
+def test_a_missing_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        experiment(f"safety_adapter={tmp_path}")
+
+
+def test_judges_by_role() -> None:
+    x = experiment()
+    assert plan.judges_of(x, "gsm8k") == []
+    assert plan.judges_of(x, "directharm") == ["guard", "refusal"]
+    assert plan.judges_of(x, "xstest") == ["refusal"]
+
+
+def test_names_of_runs_differ_as_the_experiments_do() -> None:
+    names = [
+        plan.run_name(experiment(*o).config) for o in ([], ["seed=1"], ["train.lora.r=3"], ["task=pubmedqa"])
+    ]
+    assert len(set(names)) == 4
+    assert names[0] == plan.run_name(experiment("tracking=off", "store=/else", "stages=[report]").config)
+    assert names[0].startswith("tiny-gsm8k-bundled-seed0-")
+
+
+@pytest.mark.parametrize("model", ["llama2-7b", "llama3.1-8b", "qwen2-7b", "qwen2.5-7b"])
+def test_the_plan_of_a_paper_model(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stages, ids, revisions and download sizes; nothing is written."""
+    from rich.console import Console
+
+    from pipeline import overview, preflight
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
+    monkeypatch.setattr(preflight, "hub_reachable", lambda seconds=3.0: False)
+    x = experiment(model=model)
+    overview.show(x, Store(tmp_path / "store"), Console(width=200))
+    said = capsys.readouterr().out
+    for member in (x.config.model.base, x.config.model.aligned):
+        assert f"{member.id} @ {member.revision}" in said
+        assert f"{member.id} @ {str(member.revision)[:8]}  {member.download_gb:.1f} GB" in said
+    for stage in x.config.stages:
+        assert stage in said
+    guard = x.config.judge["llama_guard_3_8b"]
+    in_all = x.config.model.base.download_gb + x.config.model.aligned.download_gb + guard.download_gb
+    assert f"download in all: {in_all:.1f} GB" in said
+    assert "missing here" in said and "GPU" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_printing_the_plan_imports_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = ['pipeline', 'model=llama3.1-8b', 'dry_run=true']\n"
+        "try:\n    runpy.run_module('pipeline', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as left:\n    assert not left.code, left.code\n"
+        "print('LOADED', [m for m in ('torch', 'transformers', 'vllm', 'trl', 'peft', 'wandb') if m in sys.modules])"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "none"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "LOADED []" in done.stdout, done.stdout[-500:] + done.stderr[-500:]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_counts_what_is_cached(tmp_path: Path) -> None:
+    from pipeline.overview import _count, steps_by_stage
+
+    x, store = experiment(), Store(tmp_path)
+    prepare = steps_by_stage(x, store)["prepare"]
+    assert _count(store, prepare).startswith("0 of ")
+    fill(store, x.base)
+    assert _count(store, prepare).startswith("1 of ")
+    assert "merge" not in steps_by_stage(x, store)
+    with_similarity(x, store, [0.1, 0.4])
+    known = steps_by_stage(x, store)
+    assert known["merge"] and known["generate"] and known["judge"]
