@@ -173,6 +173,9 @@ class Runner:
             raise UserError(tail[-1].removeprefix("error: "))
         for line in tail[-12:]:
             self.console.print(line, style="dim", markup=False, highlight=False)
+        # The folder of a first job that was finished is about to move to its final place, and the log with it.
+        finished = (log.parent / DONE).exists()
+        log = self.store.path(steps[0]) / log.name if finished else log
         raise StageError(
             f"{title} failed (exit code {code}); its log is {log}; run the same command again to go on"
         )

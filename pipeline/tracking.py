@@ -27,10 +27,12 @@ def has_key() -> bool:
 
 
 def decide_mode(mode: str) -> str:
-    """online or offline. `auto` is online only with a key, so that nobody is ever asked for one."""
+    """online or offline. Without a key always offline, also where online was asked for: W&B would ask for a login."""
+    if not has_key():
+        return "offline"
     if mode != "auto":
         return mode
-    return "online" if has_key() and os.environ.get("WANDB_MODE", "online") == "online" else "offline"
+    return "online" if os.environ.get("WANDB_MODE", "online") == "online" else "offline"
 
 
 class Tracker:
