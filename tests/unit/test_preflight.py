@@ -1,0 +1,127 @@
+"""What a machine lacks is found out before anything starts, and said with its remedy."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from data.errors import UserError
+from pipeline import plan, preflight, provenance
+from pipeline.config import check
+from pipeline.store import Store
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU, no token, no network, an empty hub cache."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(provenance, "gpus", list)
+    monkeypatch.setattr(socket, "create_connection", no_network)
+
+
+def no_network(*args: object, **options: object) -> None:
+    raise OSError("unreachable")
+
+
+def experiment(model: str) -> plan.Experiment:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plan.build(check(compose("config", [f"model={model}"])))
+
+
+@pytest.fixture(scope="module")
+def big() -> plan.Experiment:
+    return experiment("llama3.1-8b")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> plan.Experiment:
+    return experiment("tiny")
+
+
+def snapshot(home: Path, repo: str, revision: str) -> None:
+    (home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / revision).mkdir(parents=True)
+
+
+def test_a_small_model_needs_nothing(tiny: plan.Experiment, tmp_path: Path) -> None:
+    assert preflight.missing(tiny, Store(tmp_path)) == []
+
+
+def test_everything_missing_is_said_in_one_line(big: plan.Experiment, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        preflight.require(big, Store(tmp_path / "store"))
+    said = str(error.value)
+    for word in (
+        "model=llama3.1-8b",
+        "a GPU with",
+        "none here",
+        "HF_TOKEN",
+        "Llama-Guard-3-8B",
+        "network",
+        "Bianchi",
+    ):
+        assert word in said
+    assert "\n" not in said
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_gpu_counts_by_its_memory(
+    big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(gib: float) -> bool:
+        monkeypatch.setattr(provenance, "gpus", lambda: [{"name": "x", "memory_gib": gib}])
+        return any("GPU" in text for text in preflight.missing(big, Store(tmp_path)))
+
+    assert lacks(8.0) and not lacks(79.6)
+
+
+def test_a_token_and_the_network_are_found(
+    big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: socket.socket())
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    found = " ".join(preflight.missing(big, Store(tmp_path)))
+    assert "token" not in found and "network" not in found and "GPU" in found
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not preflight.hub_reachable()
+
+
+def test_a_stored_login_is_a_token(tmp_path: Path) -> None:
+    assert not preflight.hub_token()
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "token").write_text("hf_x")
+    assert preflight.hub_token()
+
+
+def test_models_in_the_hub_cache_are_not_fetched(big: plan.Experiment, tmp_path: Path) -> None:
+    """By revision: another snapshot of the same repository does not count."""
+    store = Store(tmp_path / "store")
+    base, aligned = big.config.model.base, big.config.model.aligned
+    assert len(preflight.hub_models(big, store)) == 3
+    snapshot(tmp_path / "hub", str(base.id), str(base.revision))
+    snapshot(tmp_path / "hub", str(aligned.id), "0" * 40)
+    names = [name for name, *_ in preflight.hub_models(big, store)]
+    assert base.id not in names and aligned.id in names and len(names) == 2
+
+
+def test_models_in_the_store_are_not_fetched(big: plan.Experiment, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.partial(big.base).mkdir(parents=True)
+    store.commit(big.base, {})
+    assert big.config.model.base.id not in [name for name, *_ in preflight.hub_models(big, store)]
+
+
+def test_stages_that_need_no_gpu_ask_for_none(big: plan.Experiment, tmp_path: Path) -> None:
+    """Merging and reporting run on any machine that has the artifacts."""
+    config = big.config.model_copy(update={"stages": ["similarity", "merge", "report"]})
+    assert preflight.missing(plan.build(config), Store(tmp_path)) == []
+
+
+def test_memory_grows_with_the_model() -> None:
+    assert preflight.gpu_gib(70e9) > preflight.gpu_gib(8e9) > 8.03 * 2

@@ -1,0 +1,245 @@
+"""Tracking is a copy: it never asks for a login, never uploads completions unasked, and never fails a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from pipeline import tracking
+from pipeline.config import Config, check
+from pipeline.store import MANIFEST, Step
+from pipeline.tracking import Tracker, decide_mode
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key anywhere."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.fixture(scope="module")
+def base_config() -> Iterator[Config]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield check(compose("config", ["model=tiny"]))
+
+
+@pytest.fixture
+def config(base_config: Config, tmp_path: Path) -> Config:
+    changed = base_config.tracking.model_copy(update={"dir": str(tmp_path / "tracking")})
+    return base_config.model_copy(update={"tracking": changed})
+
+
+class FakeRun:
+    def __init__(self) -> None:
+        self.config, self.summary, self.logged, self.artifacts = (
+            SimpleNamespace(update=self.update),
+            {},
+            [],
+            [],
+        )
+        self.settings: dict[str, Any] = {}
+        self.code: int | None = None
+
+    def update(self, values: dict[str, Any], **options: Any) -> None:
+        self.settings |= values
+
+    def define_metric(self, *args: Any, **options: Any) -> None: ...
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def log_artifact(self, artifact: Any) -> None:
+        self.artifacts.append(artifact)
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.code = exit_code
+
+
+class FakeArtifact:
+    def __init__(self, name: str, type: str, metadata: Any = None) -> None:
+        self.name, self.type, self.files = name, type, []
+
+    def add_dir(self, folder: str) -> None:
+        self.files += [p.name for p in Path(folder).iterdir()]
+
+    def add_file(self, file: str) -> None:
+        self.files.append(Path(file).name)
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in that records; `asked` holds what init was given."""
+    fake = SimpleNamespace(run=FakeRun(), asked={}, Artifact=FakeArtifact, Settings=lambda **k: k)
+
+    def init(**options: Any) -> FakeRun:
+        fake.asked = options
+        return fake.run
+
+    fake.init = init
+    fake.Table = lambda columns, data: {"columns": columns, "data": data}
+    fake.Image = lambda path: path
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def artifact(folder: Path, stage: str) -> Step:
+    folder.mkdir()
+    manifest = {"settings": {"seed": 3}, "wall_s": 1.5, "peak_memory_bytes": 10}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    if stage == "finetune":
+        (folder / "adapter_config.json").write_text("{}")
+        rows = [{"step": s, "loss": 2.0 / s, "note": "text"} for s in (1, 2)]
+        (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    else:
+        (folder / "completions.jsonl").write_text('{"id": "1", "completion": "harmful"}\n')
+    return Step(stage, "task LoRA", {"seed": 3})
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "variable", "expected"),
+    [
+        ("auto", False, None, "offline"),
+        ("auto", True, None, "online"),
+        ("auto", True, "offline", "offline"),
+        ("auto", True, "disabled", "offline"),
+        ("auto", False, "online", "offline"),
+        ("offline", True, None, "offline"),
+    ],
+)
+def test_online_only_with_a_key(
+    mode: str, key: bool, variable: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", "x")
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    assert decide_mode(mode) == expected
+
+
+def test_online_asked_for_without_a_key_does_not_ask_for_a_login() -> None:
+    """wandb.init(mode="online") without a key would prompt on a terminal."""
+    assert decide_mode("online") == "offline"
+
+
+def test_a_key_in_netrc_counts(tmp_path: Path) -> None:
+    assert not tracking.has_key()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    assert tracking.has_key()
+
+
+def test_settings_curve_and_adapter_are_logged(
+    config: Config, wandb: SimpleNamespace, tmp_path: Path
+) -> None:
+    tracker = Tracker(config, "run", quiet())
+    tracker.step(artifact(tmp_path / "a", "finetune"), tmp_path / "a")
+    run = wandb.run
+    assert run.settings == {"finetune/task_LoRA": {"seed": 3}}
+    assert run.summary["finetune/task_LoRA/wall_s"] == 1.5
+    assert [row["finetune/task_LoRA/loss"] for row in run.logged] == [2.0, 1.0]
+    assert not any("note" in key for row in run.logged for key in row)
+    assert [a.type for a in run.artifacts] == ["adapter"] and "adapter_config.json" in run.artifacts[0].files
+    assert wandb.asked["mode"] == "offline" and wandb.asked["group"] == "tiny-gsm8k-bundled"
+    assert wandb.asked["config"]["judge"]["refusal"]["_target_"]
+    tracker.finish(1)
+    assert run.code == 1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_completions_stay_here_unless_asked_for(
+    asked: bool, config: Config, wandb: SimpleNamespace, tmp_path: Path
+) -> None:
+    if asked:
+        config.tracking.log_completions = True
+    tracker = Tracker(config, "run", quiet())
+    tracker.step(artifact(tmp_path / "a", "generate"), tmp_path / "a")
+    assert [a.type for a in wandb.run.artifacts] == (["completions"] if asked else [])
+    config.tracking.log_completions = False
+
+
+def test_adapters_stay_here_if_asked(config: Config, wandb: SimpleNamespace, tmp_path: Path) -> None:
+    config.tracking.log_adapters = False
+    Tracker(config, "run", quiet()).step(artifact(tmp_path / "a", "finetune"), tmp_path / "a")
+    assert wandb.run.artifacts == []
+
+
+def test_results_and_figures(config: Config, wandb: SimpleNamespace) -> None:
+    Tracker(config, "run", quiet()).report(
+        [{"label": "a", "harm": 0.5}, {"label": "b", "harm": 0.1}], [Path("p.png"), Path("p.svg")]
+    )
+    assert wandb.run.logged[0]["report/results"] == {
+        "columns": ["label", "harm"],
+        "data": [["a", 0.5], ["b", 0.1]],
+    }
+    assert wandb.run.logged[1] == {"report/p": "p.png"}
+
+
+@pytest.mark.parametrize("broken", ["init", "import", "log"])
+def test_a_broken_tracker_never_fails_a_run(
+    broken: str, config: Config, wandb: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise ConnectionError("no\nnetwork")
+
+    if broken == "init":
+        wandb.init = fails
+    elif broken == "import":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    else:
+        wandb.run.log = fails
+    console = quiet()
+    tracker = Tracker(config, "run", console)
+    made = artifact(tmp_path / "a", "finetune")
+    for _ in range(3):
+        tracker.step(made, tmp_path / "a")
+    tracker.report([{"label": "a"}], [])
+    tracker.finish()
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said.count("tracking off") == 1, "once is enough"
+
+
+def test_off_never_touches_wandb(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    off = config.model_copy(update={"tracking": config.tracking.model_copy(update={"backend": "off"})})
+    console = quiet()
+    tracker = Tracker(off, "run", console)
+    tracker.step(artifact(tmp_path / "a", "finetune"), tmp_path / "a")
+    tracker.report([], [])
+    tracker.finish()
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert not (tmp_path / "tracking").exists()
+
+
+def test_a_run_that_found_everything_starts_no_tracking(config: Config, wandb: SimpleNamespace) -> None:
+    Tracker(config, "run", quiet()).finish()
+    assert wandb.asked == {}
+
+
+@pytest.mark.slow
+def test_an_offline_run_of_the_real_wandb(config: Config, tmp_path: Path) -> None:
+    """Without network or key: nothing asked, files on disk for `wandb sync`."""
+    pytest.importorskip("wandb")
+    console = quiet()
+    tracker = Tracker(config, "a run", console)
+    tracker.step(artifact(tmp_path / "a", "finetune"), tmp_path / "a")
+    tracker.report([{"label": "a", "harm": 0.5, "tau": None}], [])
+    assert tracker.run is not None and not tracker.broken, console.file.getvalue()  # type: ignore[attr-defined]
+    tracker.finish()
+    runs = list((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 1 and b"task_LoRA" in runs[0].read_bytes()
