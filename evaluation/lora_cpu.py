@@ -1,8 +1,9 @@
 """vLLM's CPU LoRA kernels, without copying an adapter for every token.
 
 vLLM 0.32 serves LoRA on a CPU by gathering each token's own copy of A and B (`weights[token_indices]`) and converting it to
-float32: 10 MB of copies per token and 300 MB per step at 135M parameters and rank 16, most of the run time. Tokens of one
-adapter can share one matrix product instead. Same arithmetic, tested against vLLM's own functions; CUDA does not use them.
+float32: 10 MB of copies per token at 135M parameters and rank 16, most of the run time. Tokens of one adapter can share one
+matrix product instead. Same arithmetic, tested against vLLM's own functions, but for prompts without an adapter, which
+vLLM's functions get wrong (see `grouped`). CUDA does not use them.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from typing import Any
 
 
 def grouped(inputs: Any, weights: Any, indices: Any, dtype: Any) -> Any:
-    """Each row times the matrix that its index names: inputs n x i, weights k (x 1) x o x i, indices n; gives n x o."""
+    """Each row times the matrix that its index names: inputs n x i, weights k (x 1) x o x i, indices n; gives n x o.
+
+    A negative index means no adapter and gives zeros. vLLM's own functions take the last adapter for it, so that prompts
+    for the bare model get somebody else's adapter whenever they share a batch with it.
+    """
     matrices = weights.squeeze(1) if weights.dim() == 4 else weights
     rows = inputs.to(dtype)
     found = indices.unique().tolist()
-    if len(found) == 1:
+    if len(found) == 1 and found[0] >= 0:
         return rows @ matrices[found[0]].to(dtype).T
     out = rows.new_zeros(rows.shape[0], matrices.shape[1])
-    for index in found:
+    for index in (i for i in found if i >= 0):
         mine = indices == index
         out[mine] = rows[mine] @ matrices[index].to(dtype).T
     return out

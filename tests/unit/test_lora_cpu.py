@@ -45,3 +45,15 @@ def test_it_is_installed_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None
             monkeypatch.setattr(module, name, getattr(module, name))  # restored afterwards
     lora_cpu.install()
     assert ops.bgmv_shrink is punica_cpu.bgmv_shrink is lora_cpu.shrink
+
+
+def test_a_prompt_without_an_adapter_gets_none() -> None:
+    torch.manual_seed(0)
+    x, a = torch.randn(3, 24), torch.randn(1, 1, 8, 24)
+    out = torch.ones(3, 8)
+    lora_cpu.shrink(x, a, out, torch.tensor([-1, 0, -1]), 1.0)
+    assert out[0].eq(0).all() and out[2].eq(0).all()
+    torch.testing.assert_close(out[1], x[1] @ a[0, 0].T)
+    only = torch.ones(3, 8)
+    lora_cpu.shrink(x, a, only, torch.full((3,), -1), 1.0)
+    assert only.eq(0).all()
