@@ -1,0 +1,212 @@
+"""Each guard finds the fault that it is there for, planted in otherwise sound artifacts; and finds none without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from data import schema
+from data.schema import Example, Item
+from pipeline import guards, plan
+from pipeline.config import check
+from pipeline.merging.table import ModuleRow, write_table
+from pipeline.store import Step, Store
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.fixture(scope="module")
+def x() -> plan.Experiment:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        overrides = ["model=tiny", "method.safemerge.tau=0.3", "method.safemerge.alpha=0.7"]
+        return plan.build(check(compose("config", overrides)))
+
+
+class Made:
+    """A store with small sound artifacts for everything the guards read."""
+
+    def __init__(self, x: plan.Experiment, folder: Path) -> None:
+        self.x, self.store = x, Store(folder)
+        self.write(x.similarity, self.similarity([0.2, 0.4]))
+        for name, step in x.training_rows.items():
+            rows = [asdict(Example(f"{name}/{i}", f"train on {name} {i}", "ok")) for i in range(3)]
+            self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "rows.jsonl", rows))
+        for name, step in x.items.items():
+            rows = [asdict(Item(f"{name}/{i}", f"test of {name}, number {i}")) for i in range(3)]
+            self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "rows.jsonl", rows))
+        for step in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]:
+            self.labels(step, "The answer is 4.<eos>")
+        self.candidates = plan.candidates(x, self.store)
+        for c in self.candidates:
+            self.completions(c, c.point.label)
+
+    def write(self, step: Step, fill: Callable[[Path], Any]) -> None:
+        """Put content into a step, anew if it is there."""
+        if not self.store.has(step):
+            self.store.partial(step).mkdir(parents=True)
+            self.store.commit(step, {})
+        fill(self.store.path(step))
+
+    def similarity(self, rhos: list[float], flags: tuple[str, ...] = ()) -> Callable[[Path], None]:
+        rows = [
+            ModuleRow(
+                f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0, flags if i else ()
+            )
+            for i, rho in enumerate(rhos)
+        ]
+        return lambda folder: write_table(folder / "similarity.csv", rows)
+
+    def labels(self, step: Step, text: str, prompt: str = "How much is 2+2?") -> None:
+        found = {"rows": 1, "eos": "<eos>", "first_batch": [{"prompt": prompt, "labels": text}]}
+        self.write(step, lambda folder: (folder / "labels.json").write_text(json.dumps(found)))
+
+    def completions(self, candidate: plan.Candidate, text: str, benchmark: str | None = None) -> None:
+        for b in [benchmark] if benchmark else self.x.config.benchmark:
+            rows = [{"id": f"{b}/{i}", "completion": f"{text} {i}"} for i in range(3)]
+            step = plan.completions(self.x, candidate.adapter, b)
+            self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "completions.jsonl", rows))
+
+    def found(self) -> dict[str, dict[str, Any]]:
+        return {g["name"]: g for g in guards.check(self.x, self.store, self.candidates)}
+
+    def by(self, method: str) -> plan.Candidate:
+        return next(c for c in self.candidates if c.point.method == method)
+
+
+@pytest.fixture
+def made(x: plan.Experiment, tmp_path: Path) -> Made:
+    return Made(x, tmp_path)
+
+
+def failing(made: Made) -> set[str]:
+    return {name for name, guard in made.found().items() if guard["status"] != "pass"}
+
+
+def test_sound_artifacts_pass(made: Made) -> None:
+    found = made.found()
+    assert failing(made) == set()
+    assert set(found) == {
+        "single BOS", "training labels", "train and test are disjoint", "adapters are applied", "rho is defined",
+    }  # fmt: skip
+    assert all(guard["detail"] and guard["affects"] == [] for guard in found.values())
+
+
+def test_an_adapter_that_answers_as_the_bare_model_does(made: Made) -> None:
+    """A server that ignores an unknown adapter: no error, and a perfect-looking repair."""
+    made.completions(made.by("safemerge"), "aligned")
+    guard = made.found()["adapters are applied"]
+    assert guard["status"] == "fail"
+    assert guard["affects"] == [made.by("safemerge").point.label]
+    assert failing(made) == {"adapters are applied"}
+
+
+def test_an_adapter_may_agree_with_the_bare_model_on_one_benchmark(made: Made) -> None:
+    made.completions(made.by("safemerge"), "aligned", "xstest")
+    assert failing(made) == set()
+
+
+def test_without_the_aligned_model_nothing_can_be_compared(made: Made) -> None:
+    made.candidates = [c for c in made.candidates if c.adapter is not None]
+    assert made.found()["adapters are applied"]["status"] == "warn"
+
+
+@pytest.mark.parametrize("role", ["task", "safety", "align/safety", "safeinstruct/task"])
+def test_a_test_item_in_the_training_rows(role: str, made: Made) -> None:
+    """Found also when it differs in case and punctuation."""
+    leaked = asdict(Example("new id", "TEST of gsm8k - number 2!", "4"))
+    made.write(made.x.training_rows[role], lambda f: schema.write_jsonl(f / "rows.jsonl", [leaked]))
+    guard = made.found()["train and test are disjoint"]
+    assert guard["status"] == "fail" and f"1 of gsm8k in {role}" in guard["detail"]
+
+
+def test_an_equal_id_is_a_leak(made: Made) -> None:
+    leaked = asdict(Example("directharm/1", "something else", "no"))
+    made.write(made.x.training_rows["safety"], lambda f: schema.write_jsonl(f / "rows.jsonl", [leaked]))
+    assert made.found()["train and test are disjoint"]["detail"] == "1 of directharm in safety"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"), [("The answer is 4.", "How much?"), ("The answer is 4.<eos>", ""), ("", "How much?")]
+)
+@pytest.mark.parametrize("which", ["task LoRA", "guard LoRA", "align LoRA"])
+def test_labels_without_eos_or_with_the_prompt(text: str, prompt: str, which: str, made: Made) -> None:
+    x = made.x
+    step = next(s for s in [*x.trained, x.alignment, x.guard] if s is not None and s.name == which)
+    made.labels(step, text, prompt)
+    guard = made.found()["training labels"]
+    assert guard["status"] == "fail" and which in guard["detail"]
+    assert failing(made) == {"training labels"}
+
+
+@pytest.mark.parametrize("flag", ["zero_v", "zero_update", "zero_projection"])
+def test_modules_whose_rho_says_nothing(flag: str, made: Made) -> None:
+    made.write(made.x.similarity, made.similarity([0.2, 0.4], (flag,)))
+    guard = made.found()["rho is defined"]
+    assert guard["status"] == "warn" and guard["detail"] == "model.layers.1.self_attn.q_proj"
+
+
+def test_a_run_without_a_table_has_no_rho_to_guard(x: plan.Experiment, tmp_path: Path) -> None:
+    assert guards.defined_rho(x, Store(tmp_path))["status"] == "pass"
+
+
+def test_long_lists_are_cut(made: Made) -> None:
+    made.write(made.x.similarity, made.similarity([0.0] * 12, ("zero_v",)))
+    assert made.found()["rho is defined"]["detail"].endswith("and 6 more")
+
+
+class Tokenizer:
+    eos_token_id = 9
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+class Batch(list):
+    def tolist(self) -> list[list[int]]:
+        return list(self)
+
+
+class Trainer:
+    def __init__(self, ids: list[int], labels: list[int]) -> None:
+        self.batch = {"input_ids": Batch([ids]), "labels": Batch([labels])}
+
+    def get_train_dataloader(self) -> list[dict[str, Batch]]:
+        return [self.batch]
+
+
+def test_labels_are_looked_at_before_training() -> None:
+    from data.errors import UserError
+    from pipeline.stages.finetune import check_labels
+
+    shown = check_labels(Trainer([1, 2, 3, 9, 0], [-100, -100, 3, 9, -100]), Tokenizer())
+    assert shown == [{"prompt": "1 2", "labels": "3 9"}]
+    for labels, said in (
+        ([-100] * 5, "no unmasked label"),
+        ([1, 2, 3, 9, -100], "covers the prompt"),
+        ([-100, -100, 3, -100, -100], "misses the EOS"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_labels(Trainer([1, 2, 3, 9, 0], labels), Tokenizer())
+
+
+def test_rows_too_long_are_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut rows would have no EOS: the model would never learn to stop."""
+    from data.chat import Encoded
+    from data.errors import UserError
+    from pipeline.stages import finetune
+
+    monkeypatch.setattr(
+        finetune,
+        "example_ids",
+        lambda t, prompt, response, system: Encoded([1] * len(prompt), [1] * len(prompt)),
+    )
+    pairs = [("a" * 5, "x")] * 40
+    assert len(finetune.encode(None, [*pairs, ("a" * 9, "x")], None, 8)) == 40
+    with pytest.raises(UserError, match="max_length=8"):
+        finetune.encode(None, [*pairs, *[("a" * 9, "x")] * 10], None, 8)
