@@ -18,7 +18,17 @@ pytestmark = pytest.mark.recipe
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "model=tiny", f"store={folder}/store", f"runs={folder}/runs"]
+    flags = [o for o in overrides if o.startswith("-")]  # argparse wants Hydra's flags before its overrides
+    overrides = tuple(o for o in overrides if not o.startswith("-"))
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        *flags,
+        "model=tiny",
+        f"store={folder}/store",
+        f"runs={folder}/runs",
+    ]
     command += [
         f"tracking.dir={folder}/tracking",
         "data.limits.items={gsm8k: 16, directharm: 16, xstest: 12}",
