@@ -151,4 +151,6 @@ def hydra_main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    # `+dry_run=true` is the documented spelling; Hydra takes a plus for new keys only, and the key exists.
+    sys.argv = [a.lstrip("+") if a.lstrip("+").startswith("dry_run=") else a for a in sys.argv]
     sys.exit(guarded(hydra_main))
