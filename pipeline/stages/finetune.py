@@ -88,6 +88,8 @@ def train(job: Job, share: tuple[int, int]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    from pipeline.stages.cpu_trainer import CpuTrainer
+
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             loss = next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None)
@@ -107,6 +109,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
         [{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded]
     )
     cuda = torch.cuda.is_available()
+    # Large models are kept in bfloat16; small ones in float32, with bf16 for the products alone (autocast).
     dtype = torch.bfloat16 if args["bf16"] and cuda else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     config = SFTConfig(
@@ -119,10 +122,10 @@ def train(job: Job, share: tuple[int, int]) -> None:
         report_to="none",
         disable_tqdm=True,
         use_cpu=not cuda,
-        **{**args, "bf16": args["bf16"] and cuda},
+        **args,
     )
     torch.manual_seed(settings["seed"])  # LoRA's A is drawn when the trainer wraps the model
-    trainer = SFTTrainer(
+    trainer = (SFTTrainer if cuda else CpuTrainer)(
         model=model,
         args=config,
         train_dataset=rows,
