@@ -69,6 +69,8 @@ def generate(x: plan.Experiment, runner: Runner) -> None:
     runner.ensure(
         "generation", [plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark]
     )
+    if x.config.generation.temperature == 0:
+        runner.ensure("engine check", [plan.parity(x, c.adapter) for c in candidates])
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:

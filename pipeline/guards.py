@@ -1,8 +1,8 @@
 """Checks on the finished artifacts of a run: what silently corrupts this kind of experiment, and whether it did here.
 
 Each returns {"name", "status": pass|warn|fail, "detail", "affects": [labels]}; a failed one marks its rows in the report.
-Doubled BOS tokens and labels that cover the prompt are refused earlier, where they would do their damage
-(`data.chat`, `pipeline.stages.finetune`).
+Doubled BOS tokens and labels that cover the prompt are refused earlier as well, where they would do their damage
+(`data.chat`, `pipeline.stages.finetune`); here they are counted once more on what was really sent.
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ import json
 from typing import Any
 
 from data import disjoint, schema
+from data.chat import prompt_ids
+from data.errors import UserError
+from evaluation import quality
 from pipeline import plan
-from pipeline.store import Store
+from pipeline.stages.judge import guard_ids, pairs_of
+from pipeline.stages.prepare import model_folder
+from pipeline.store import Step, Store
+
+#: Above these a guard speaks up. OUR CHOICE; a sound run of the small model is far below each.
+MAX_GAP = 0.1  # mean nats by which transformers prefers another token than the engine wrote
+MAX_INVALID = 0.05  # share of verdicts that are no verdict
+MAX_BROKEN = 0.2  # share of empty or repetitive completions
 
 
 def _guard(
@@ -99,13 +109,156 @@ def defined_rho(x: plan.Experiment, store: Store) -> dict[str, Any]:
     return _guard("rho is defined", odd, f"in all {len(rows)} modules", status="warn")
 
 
+def _tokenizer(folder: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _leading_bos(ids: list[int], bos: int | None) -> int:
+    return next((n for n, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
+
+
+def single_bos(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """Every prompt, encoded again, begins with exactly one BOS (none if the tokenizer has none) and has the length sent."""
+    failed: list[str] = []
+    counted = 0
+
+    def look(name: str, tokenizer: Any, encode: Any) -> int:
+        try:
+            ids = encode()
+        except UserError as error:
+            failed.append(f"{name}: {error}")
+            return -1
+        number = _leading_bos(ids, tokenizer.bos_token_id)
+        if tokenizer.bos_token_id is not None and number != 1:
+            failed.append(f"{name}: {number} BOS")
+        return len(ids)
+
+    system = x.config.model.system_prompt
+    tokenizer = _tokenizer(model_folder(store.path(x.aligned)))
+    for b, step in x.items.items():
+        lengths = {}
+        for item in schema.read_items(store.path(step) / "rows.jsonl"):
+            lengths[item.id] = look(
+                item.id, tokenizer, lambda item=item: prompt_ids(tokenizer, item.prompt, system=system)
+            )
+            counted += 1
+        for c in candidates:
+            rows = schema.read_jsonl(store.path(plan.completions(x, c.adapter, b)) / "completions.jsonl")
+            odd = [r["id"] for r in rows if lengths.get(r["id"]) != r.get("prompt_tokens")]
+            if odd:
+                failed.append(f"{c.point.label}, {b}: {len(odd)} prompts were sent with another length")
+    for name, model in x.judge_models.items():
+        if x.calibration is None or not store.has(x.calibration):
+            continue
+        judging = _tokenizer(model_folder(store.path(model)))
+        settings = plan.verdicts(x, x.calibration, name).settings
+        for pair in pairs_of(store.path(x.calibration)):
+            look(
+                f"{name}, {pair['id']}",
+                judging,
+                lambda pair=pair, t=judging, s=settings: guard_ids(t, dict(s), pair),
+            )
+            counted += 1
+    return _guard("single BOS", failed, f"counted in {counted} prompts of policy and judge")
+
+
+def adapters_change_weights(
+    x: plan.Experiment, store: Store, candidates: list[plan.Candidate]
+) -> dict[str, Any]:
+    """Every adapter moves some weight: B A is not zero, and finite."""
+    from pipeline.merging.adapters import load_adapter
+
+    failed, affects, seen = [], [], 0
+    for c in candidates:
+        if c.adapter is None:
+            continue
+        seen += 1
+        try:
+            modules = load_adapter(store.path(c.adapter)).modules.values()
+            moved = any(bool((m.a != 0).any()) and bool((m.b != 0).any()) for m in modules)
+            problem = "" if moved else "all its updates are zero"
+        except UserError as error:
+            problem = str(error)
+        if problem:
+            failed.append(f"{c.point.label}: {problem}")
+            affects.append(c.point.label)
+    return _guard("adapters change weights", failed, f"all {seen} adapters do", affects=affects)
+
+
+def engine_parity(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """Transformers with the same adapter finds the engine's tokens likeliest, up to rounding."""
+    name = "engine agrees with transformers"
+    if x.config.generation.temperature > 0:
+        return {"name": name, "status": "warn", "detail": "not checked: sampled tokens", "affects": []}
+    failed, affects, largest, tokens = [], [], 0.0, 0
+    for c in candidates:
+        step = plan.parity(x, c.adapter)
+        if not store.has(step):
+            failed.append(f"{c.point.label}: not checked, run the generate stage")
+            continue
+        found = json.loads((store.path(step) / "parity.json").read_text())
+        tokens, largest = tokens + found["tokens"], max(largest, found["mean_gap"])
+        if not found["tokens"] or found["mean_gap"] > MAX_GAP:
+            failed.append(
+                f"{c.point.label}: mean gap {found['mean_gap']:.2f} nats over {found['tokens']} tokens"
+            )
+            affects.append(c.point.label)
+    detail = f"{tokens} tokens; the largest mean gap of an adapter is {largest:.3f} nats (bound {MAX_GAP})"
+    return _guard(name, failed, detail, affects=affects)
+
+
+def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """Few verdicts are invalid: what a judge could not say is neither safe nor unsafe."""
+    failed, affects, total, invalid = [], [], 0, 0
+    sources: list[tuple[str, Step, list[str]]] = [
+        (c.point.label, plan.completions(x, c.adapter, b), plan.judges_of(x, b))
+        for c in candidates
+        for b in x.config.benchmark
+    ]
+    for label, replies, judges in sources:
+        for judge in judges:
+            step = plan.verdicts(x, replies, judge)
+            if not store.has(step):
+                continue
+            rows = schema.read_jsonl(store.path(step) / "verdicts.jsonl")
+            bad = sum(row["verdict"] == "invalid" for row in rows)
+            total, invalid = total + len(rows), invalid + bad
+            if bad > MAX_INVALID * len(rows):
+                failed.append(f"{label}, {judge}: {bad} of {len(rows)}")
+                affects.append(label)
+    return _guard(
+        "verdicts are valid", failed, f"{invalid} of {total} are invalid", affects=sorted(set(affects))
+    )
+
+
+def whole_answers(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """Few replies are empty or repetitive: judges call a broken model harmless."""
+    failed, affects, total, cut = [], [], 0, 0
+    for c in candidates:
+        for b, benchmark in x.config.benchmark.items():
+            rows = schema.read_jsonl(store.path(plan.completions(x, c.adapter, b)) / "completions.jsonl")
+            shares = quality.shares(rows, prose=benchmark.role != "utility")
+            total, cut = total + len(rows), cut + shares["truncated"]
+            for flag in ("empty", "repetitive"):
+                if shares[flag] > MAX_BROKEN * len(rows):
+                    failed.append(f"{c.point.label}, {b}: {shares[flag]} of {len(rows)} {flag}")
+                    affects.append(c.point.label)
+    detail = f"at most {MAX_BROKEN:.0%} empty or repetitive anywhere; {cut} of {total} were cut at max_tokens"
+    return _guard("answers are whole", failed, detail, status="warn", affects=sorted(set(affects)))
+
+
 def check(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> list[dict[str, Any]]:
     """All guards of a finished run."""
-    bos = "refused while encoding: every prompt of training, generation and judge came from token ids with at most one BOS"
     return [
-        {"name": "single BOS", "status": "pass", "detail": bos, "affects": []},
+        single_bos(x, store, candidates),
         labels(x, store),
         disjointness(x, store),
+        adapters_change_weights(x, store, candidates),
         adapters_served(x, store, candidates),
+        engine_parity(x, store, candidates),
+        valid_verdicts(x, store, candidates),
+        whole_answers(x, store, candidates),
         defined_rho(x, store),
     ]

@@ -275,6 +275,20 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str) 
     return Step("generate", benchmark, decoding, inputs, _engine_speed(experiment))
 
 
+def parity(experiment: Experiment, adapter: Source | None) -> Step:
+    """The step that compares the engine's completions with transformers, for one adapter."""
+    replies = {f"replies/{b}": completions(experiment, adapter, b) for b in experiment.config.benchmark}
+    settings = {
+        "dtype": experiment.config.generation.dtype,
+        "system_prompt": experiment.config.model.system_prompt,
+        "prompts_per_benchmark": 2,
+    }
+    inputs: dict[str, Source] = {"model": experiment.aligned, **replies}
+    if adapter is not None:
+        inputs["adapter"] = adapter
+    return Step("parity", adapter.name if adapter else "aligned", settings, inputs)
+
+
 def _engine_speed(experiment: Experiment) -> dict[str, Any]:
     keys = {"max_num_seqs", "max_loras", "gpu_memory_utilization", "tensor_parallel_size"}
     return experiment.config.generation.model_dump(include=keys)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
 
 from data import schema
 from data.schema import Example, Item
@@ -45,6 +47,33 @@ class Made:
         self.candidates = plan.candidates(x, self.store)
         for c in self.candidates:
             self.completions(c, c.point.label)
+            self.parity(c, 0.01)
+            if isinstance(c.adapter, Step):
+                self.weights(c.adapter, 1.0)
+            for b in x.config.benchmark:
+                for judge in plan.judges_of(x, b):
+                    self.verdicts(c, b, judge, ["safe", "unsafe", "safe"])
+
+    def parity(self, candidate: plan.Candidate, gap: float) -> None:
+        found = json.dumps({"tokens": 40, "mean_gap": gap, "largest_gap": gap, "likeliest": 40})
+        step = plan.parity(self.x, candidate.adapter)
+        self.write(step, lambda folder: (folder / "parity.json").write_text(found))
+
+    def weights(self, step: Step, value: float) -> None:
+        """A LoRA of rank 1 on one module, whose B is `value`."""
+        prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+        tensors = {
+            f"{prefix}.lora_A.weight": torch.ones(1, 4),
+            f"{prefix}.lora_B.weight": torch.full((4, 1), value),
+        }
+        config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+        self.write(step, lambda folder: (folder / "adapter_config.json").write_text(json.dumps(config)))
+        self.write(step, lambda folder: save_file(tensors, folder / "adapter_model.safetensors"))
+
+    def verdicts(self, candidate: plan.Candidate, benchmark: str, judge: str, verdicts: list[str]) -> None:
+        rows = [{"id": f"{benchmark}/{i}", "verdict": verdict} for i, verdict in enumerate(verdicts)]
+        step = plan.verdicts(self.x, plan.completions(self.x, candidate.adapter, benchmark), judge)
+        self.write(step, lambda folder: schema.write_jsonl(folder / "verdicts.jsonl", rows))
 
     def write(self, step: Step, fill: Callable[[Path], Any]) -> None:
         """Put content into a step, anew if it is there."""
@@ -68,7 +97,7 @@ class Made:
 
     def completions(self, candidate: plan.Candidate, text: str, benchmark: str | None = None) -> None:
         for b in [benchmark] if benchmark else self.x.config.benchmark:
-            rows = [{"id": f"{b}/{i}", "completion": f"{text} {i}"} for i in range(3)]
+            rows = [{"id": f"{b}/{i}", "completion": f"{text} {i}", "prompt_tokens": 5} for i in range(3)]
             step = plan.completions(self.x, candidate.adapter, b)
             self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "completions.jsonl", rows))
 
@@ -79,8 +108,21 @@ class Made:
         return next(c for c in self.candidates if c.point.method == method)
 
 
+class Encoder:
+    """A tokenizer whose template makes `bos` BOS tokens and `length` tokens in all."""
+
+    bos_token_id, eos_token_id, chat_template, name_or_path = 1, 2, "template", "nowhere"
+
+    def __init__(self, bos: int = 1, length: int = 5) -> None:
+        self.ids = [1] * bos + [7] * (length - bos)
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": self.ids}
+
+
 @pytest.fixture
-def made(x: plan.Experiment, tmp_path: Path) -> Made:
+def made(x: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    monkeypatch.setattr(guards, "_tokenizer", lambda folder: Encoder())
     return Made(x, tmp_path)
 
 
@@ -92,9 +134,62 @@ def test_sound_artifacts_pass(made: Made) -> None:
     found = made.found()
     assert failing(made) == set()
     assert set(found) == {
-        "single BOS", "training labels", "train and test are disjoint", "adapters are applied", "rho is defined",
+        "single BOS", "training labels", "train and test are disjoint", "adapters change weights", "adapters are applied",
+        "engine agrees with transformers", "verdicts are valid", "answers are whole", "rho is defined",
     }  # fmt: skip
     assert all(guard["detail"] and guard["affects"] == [] for guard in found.values())
+
+
+@pytest.mark.parametrize(("bos", "said"), [(2, "two BOS"), (0, "0 BOS")])
+def test_a_doubled_or_missing_bos(bos: int, said: str, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "_tokenizer", lambda folder: Encoder(bos))
+    guard = made.found()["single BOS"]
+    assert guard["status"] == "fail" and said in guard["detail"]
+
+
+def test_prompts_sent_with_another_length(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that added a token of its own: the recorded length gives it away."""
+    monkeypatch.setattr(guards, "_tokenizer", lambda folder: Encoder(length=6))
+    guard = made.found()["single BOS"]
+    assert guard["status"] == "fail" and "sent with another length" in guard["detail"]
+
+
+def test_a_broken_adapter(made: Made) -> None:
+    broken = made.by("safemerge")
+    assert isinstance(broken.adapter, Step)
+    made.weights(broken.adapter, 0.0)
+    guard = made.found()["adapters change weights"]
+    assert guard["status"] == "fail" and guard["affects"] == [broken.point.label]
+    made.weights(broken.adapter, float("nan"))
+    assert made.found()["adapters change weights"]["affects"] == [broken.point.label]
+
+
+def test_an_engine_that_disagrees_with_transformers(made: Made) -> None:
+    wrong = made.by("safemerge")
+    made.parity(wrong, 0.8)
+    guard = made.found()["engine agrees with transformers"]
+    assert guard["status"] == "fail" and guard["affects"] == [wrong.point.label]
+    assert failing(made) == {"engine agrees with transformers"}
+
+
+def test_a_judge_that_answers_nonsense(made: Made) -> None:
+    """One verdict in ten is no verdict."""
+    candidate = made.by("finetuned")
+    verdicts = ["safe"] * 9 + ["invalid"]
+    made.verdicts(candidate, "directharm", plan.judges_of(made.x, "directharm")[0], verdicts)
+    guard = made.found()["verdicts are valid"]
+    assert guard["status"] == "fail" and guard["affects"] == [candidate.point.label]
+    assert failing(made) == {"verdicts are valid"}
+
+
+@pytest.mark.parametrize("text", ["the " * 40, "..."])
+def test_a_model_that_no_longer_speaks(text: str, made: Made) -> None:
+    candidate = made.by("finetuned")
+    step = plan.completions(made.x, candidate.adapter, "directharm")
+    rows = [{"id": f"directharm/{i}", "completion": text, "prompt_tokens": 5} for i in range(3)]
+    made.write(step, lambda f: schema.write_jsonl(f / "completions.jsonl", rows))
+    assert made.found()["answers are whole"]["affects"] == [candidate.point.label]
+    assert failing(made) == {"answers are whole"}
 
 
 def test_an_adapter_that_answers_as_the_bare_model_does(made: Made) -> None:

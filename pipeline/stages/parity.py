@@ -1,0 +1,81 @@
+"""Does transformers, with the same adapter, agree with what the engine wrote? A few prompts per adapter, one forward each.
+
+A greedy engine writes the likeliest token. So under transformers + PEFT every token that it wrote should be the likeliest
+too, up to rounding; how far it falls short is the gap. An adapter that the engine did not apply, a wrong scaling or another
+prompt than the recorded one opens gaps of nats.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from data.chat import prompt_ids
+from data.schema import read_jsonl
+from pipeline.progress import report
+from pipeline.stages.prepare import model_folder
+from pipeline.worker import Job
+
+
+def gaps(model: Any, tokenizer: Any, rows: list[dict[str, Any]], system: str | None) -> list[float]:
+    """Per generated token: log-probability of the likeliest token minus that of the one written (nats, >= 0).
+
+    rows: completions of one adapter, with prompt, completion and finish_reason. The text is tokenised anew, so a
+    completion that another token sequence also spells may show a gap where there is none; that is rare.
+    """
+    import torch
+
+    found: list[float] = []
+    for row in rows:
+        head = prompt_ids(tokenizer, row["prompt"], system=system)
+        tail = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+        if row["finish_reason"] == "stop":
+            tail = [*tail, tokenizer.eos_token_id]
+        if not tail:
+            continue
+        with torch.inference_mode():
+            ids = torch.tensor([head + tail], device=model.device)
+            logits = model(input_ids=ids).logits[0, len(head) - 1 : -1].float()
+        written = logits.gather(1, torch.tensor(tail, device=model.device)[:, None])[:, 0]
+        found += (logits.max(-1).values - written).tolist()
+    return found
+
+
+def spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` rows at equal distances."""
+    return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
+
+
+def run(jobs: list[Job]) -> None:
+    """One parity.json per adapter; the model is loaded once."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    settings = jobs[0].settings
+    folder = model_folder(jobs[0].inputs["model"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, settings["dtype"])
+    bare = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    for position, job in enumerate(jobs):
+        with job.finishing():
+            adapter: Path | None = job.inputs.get("adapter")
+            model = bare if adapter is None else PeftModel.from_pretrained(bare, str(adapter)).eval()
+            found: list[float] = []
+            for role in sorted(role for role in job.inputs if role.startswith("replies/")):
+                rows = spread(
+                    read_jsonl(job.inputs[role] / "completions.jsonl"), settings["prompts_per_benchmark"]
+                )
+                found += gaps(model, tokenizer, rows, settings["system_prompt"])
+            bare = bare if adapter is None else model.unload()
+            result = {
+                "tokens": len(found),
+                "mean_gap": math.fsum(found) / len(found) if found else 0.0,
+                "largest_gap": max(found, default=0.0),
+                "likeliest": sum(gap == 0 for gap in found),
+            }
+            (job.output / "parity.json").write_text(json.dumps(result, indent=1) + "\n")
+        report(position + 1, len(jobs), job.name)

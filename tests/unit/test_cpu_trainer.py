@@ -1,0 +1,61 @@
+"""The CPU trainer's loss and gradients are TRL's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import SFTConfig, SFTTrainer
+
+from pipeline.stages.cpu_trainer import CpuTrainer
+
+
+def trained(
+    kind: type[SFTTrainer], folder: Path, **options: Any
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses of three steps and the LoRA weights after them."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, tie_word_embeddings=True, **sizes))
+    raw = Tokenizer(models.WordLevel({str(i): i for i in range(64)}, unk_token="0"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="1", eos_token="2", unk_token="0")
+    rows = [
+        {"input_ids": [3 + (i + j) % 60 for j in range(6 + i)], "completion_mask": [0] * 4 + [1] * (2 + i)}
+        for i in range(6)
+    ]
+    settings = {"per_device_train_batch_size": 2, "max_steps": 3, "logging_steps": 1, "learning_rate": 1e-2}
+    trainer = kind(
+        model=model,
+        args=SFTConfig(output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, bf16=False,
+                       gradient_checkpointing=False, completion_only_loss=True, **{**settings, **options}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"]),
+    )  # fmt: skip
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return losses, {k: v.detach().clone() for k, v in trainer.model.named_parameters() if "lora" in k}
+
+
+def test_the_same_losses_and_weights_as_trl(tmp_path: Path) -> None:
+    ours, theirs = trained(CpuTrainer, tmp_path / "a"), trained(SFTTrainer, tmp_path / "b")
+    assert len(ours[0]) == 3
+    torch.testing.assert_close(torch.tensor(ours[0]), torch.tensor(theirs[0]), rtol=1e-4, atol=1e-5)
+    for name, weight in theirs[1].items():
+        torch.testing.assert_close(ours[1][name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_the_same_under_gradient_accumulation(tmp_path: Path) -> None:
+    """The divisor is the number of answer tokens over all accumulated batches, which differ in length."""
+    options = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 1}
+    ours, theirs = (
+        trained(CpuTrainer, tmp_path / "a", **options),
+        trained(SFTTrainer, tmp_path / "b", **options),
+    )
+    torch.testing.assert_close(torch.tensor(ours[0]), torch.tensor(theirs[0]), rtol=1e-4, atol=1e-5)
