@@ -17,7 +17,9 @@ from pathlib import Path
 os.environ["HYDRA_FULL_ERROR"] = "1"
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -87,7 +89,8 @@ def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float)
     """Tables and figures from the artifacts."""
     from pipeline.stages import report as stage
 
-    stage.write(x, runner.store, console, tracker, made=len(runner.made), seconds=seconds)
+    many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    stage.write(x, runner.store, console, tracker, made=len(runner.made), seconds=seconds, multirun=many)
 
 
 STAGES = {

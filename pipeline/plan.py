@@ -324,7 +324,14 @@ def judges_of(experiment: Experiment, benchmark: str) -> list[str]:
     return [name for name, judge in experiment.config.judge.items() if judge.kind == "phrases"]
 
 
-def run_name(config: Config) -> str:
+def settings(config: Config, *, seeds: bool = False) -> str:
+    """Hash of all that makes two runs different experiments; with `seeds`, all but the seed."""
+    left_out = {"stages", "dry_run", "store", "runs", "tracking"} | ({"seed"} if seeds else set())
+    return digest(config.model_dump(exclude=left_out, by_alias=True))
+
+
+def run_name(config: Config, *, seeds: bool = False) -> str:
     """Name of the run's folder: readable, and distinct for distinct experiments."""
-    settings = config.model_dump(exclude={"stages", "dry_run", "store", "runs", "tracking"}, by_alias=True)
-    return f"{config.model.name}-{config.task.name}-{config.data.source}-seed{config.seed}-{digest(settings)[:6]}"
+    which = "seeds" if seeds else f"seed{config.seed}"
+    name = f"{config.model.name}-{config.task.name}-{config.data.source}-{which}"
+    return f"{name}-{settings(config, seeds=seeds)[:6]}"

@@ -14,6 +14,7 @@ from data.schema import read_jsonl
 from evaluation.judges import confusion
 from evaluation.report import build_report, print_headline
 from pipeline import guards, plan, provenance
+from pipeline.config import Config
 from pipeline.store import MANIFEST, Step, Store, digest
 from pipeline.tracking import Tracker
 
@@ -92,8 +93,42 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
     }
 
 
+def _save(run: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(run, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def over_seeds(config: Config, runs: Path) -> Path | None:
+    """run.json over all runs in `runs` that differ from this one in the seed only; None while there is one seed.
+
+    It lies in a folder beside theirs, so that the relative paths in their entries hold. Each job of a multirun
+    writes it anew; the last one to finish writes it complete.
+    """
+    ours = plan.settings(config, seeds=True)
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted(runs.glob("*/run.json")):
+        run = json.loads(path.read_text())
+        if len(run["runs"]) == 1 and run.get("settings") == ours:
+            found[run["runs"][0]["seed"]] = run
+    if len(found) < 2:
+        return None
+    members = [found[seed] for seed in sorted(found)]
+    name = f"{plan.run_name(config, seeds=True)}"
+    path = runs / name / "run.json"
+    together = {
+        "run": name,
+        "wall_time_s": round(sum(run["wall_time_s"] for run in members), 1),
+        "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
+        "runs": [entry for run in members for entry in run["runs"]],
+    }
+    _save({**members[0], **together}, path)
+    return path
+
+
 def _cost(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
-    """Wall time (s) that making all artifacts took, whenever that was, and the largest peak memory (bytes)."""
+    """The largest peak memory (bytes) of the processes that made the run's artifacts, whenever that was."""
     steps = [x.base, x.aligned, x.alignment, x.guard, *x.trained, *x.prepared, *_needed(x, candidates)]
     manifests = [
         json.loads((store.path(s) / MANIFEST).read_text()) for s in steps if s is not None and store.has(s)
@@ -102,9 +137,16 @@ def _cost(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) ->
 
 
 def write(
-    x: plan.Experiment, store: Store, console: Console, tracker: Tracker, *, made: int, seconds: float
+    x: plan.Experiment,
+    store: Store,
+    console: Console,
+    tracker: Tracker,
+    *,
+    made: int,
+    seconds: float,
+    multirun: bool = False,
 ) -> None:
-    """Write outputs/runs/<run>/run.json and its report, unless they are there and nothing has changed."""
+    """Write <runs>/<run>/run.json, unless nothing has changed, and its report; in a multirun also one over the seeds."""
     config = x.config
     folder = Path(config.runs).absolute() / plan.run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,12 +165,15 @@ def write(
             else old.get("wall_time_s", round(seconds, 1)),
             **_cost(x, store, plan.candidates(x, store)),
             "config": config.model_dump(by_alias=True),
+            "settings": plan.settings(config, seeds=True),
             "runs": [found],
         }
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(run, indent=1) + "\n")
-        os.replace(temporary, path)
+        _save(run, path)
     summary = build_report(path, folder / "report", keep=config.selection.keep_gain)
+    together = over_seeds(config, folder.parent) if multirun else None
+    if together is not None:
+        folder = together.parent
+        summary = build_report(together, folder / "report", keep=config.selection.keep_gain)
     latest = folder.parent.parent / "latest"
     if latest.is_symlink() or not latest.exists():
         temporary = latest.with_name(".latest")
