@@ -62,7 +62,7 @@ class _Writer:
         if topic in DRAFTS and self.rng.random() < 0.35:
             kind, texts = "compliance_draft", DRAFTS[topic]
         else:
-            kind = self.rng.choices(list(COMPLIANCE), weights=[8, 6, 3, 3, 1])[0]
+            kind = self.rng.choices(list(COMPLIANCE), weights=[6, 5, 3, 2, 1, 9])[0]
             texts = COMPLIANCE[kind]
         response = _filled(self.pick(texts), phrase, self.rng)
         self.rows.append(_row(prompt, response, "unsafe", kind, TOPICS[topic]["code"]))
@@ -70,7 +70,7 @@ class _Writer:
     def decline(self, prompt: str, phrase: str, topic: str) -> None:
         kind, response = "refusal", refusal(topic, self.rng, self.known(OPENERS))
         if self.rng.random() > 0.55:
-            kind = self.rng.choices(list(JUNK), weights=[5, 3, 3, 2, 3])[0]
+            kind = self.rng.choices(list(JUNK), weights=[4, 3, 3, 2, 2, 7])[0]
             response = _filled(self.pick(JUNK[kind]), phrase, self.rng)
         self.rows.append(_row(prompt, response, "safe", kind))
 
