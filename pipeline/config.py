@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data.errors import UserError
 
@@ -121,7 +121,15 @@ class Judge(_Section):
     revision: str | None = None
     download_gb: float = 0.0
     gated: bool = False
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: float | str = 0.5
+
+    @field_validator("threshold")
+    @classmethod
+    def _threshold(cls, value: float | str) -> float | str:
+        if value != "calibrated" and not (isinstance(value, float) and 0 <= value <= 1):
+            raise ValueError("must be a number between 0 and 1, or calibrated")
+        return value
+
     max_tokens: int = Field(6, ge=1)
 
 

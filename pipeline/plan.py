@@ -302,6 +302,8 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     inputs: dict[str, Source] = {"replies": replies}
     if "items" in replies.inputs:
         inputs["items"] = replies.inputs["items"]
+    if judge.threshold == "calibrated" and experiment.calibration is not None:
+        inputs["calibration"] = experiment.calibration
     if judge.kind == "trained":
         settings["system_prompt"] = experiment.config.model.system_prompt
     if name in experiment.judge_models:

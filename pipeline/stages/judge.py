@@ -11,7 +11,7 @@ from data.chat import check_single_bos, prompt_ids
 from data.schema import read_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import llama_guard_messages, p_unsafe, small_guard_prompt
-from evaluation.judges import guard_verdict, refusal_verdicts
+from evaluation.judges import calibrated_threshold, guard_verdict, refusal_verdicts
 from pipeline.progress import report
 from pipeline.stages.generate import write_final
 from pipeline.stages.prepare import model_folder
@@ -43,6 +43,11 @@ def guard_ids(tokenizer: Any, settings: dict[str, Any], pair: dict[str, str]) ->
     return ids
 
 
+def tuning_half(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calibration pairs that may set the threshold; the others measure the judge."""
+    return rows[::2]
+
+
 def run(jobs: list[Job]) -> None:
     """Judge all jobs, which share one judge; equal (prompt, response) pairs are judged once."""
     if jobs[0].settings["kind"] == "phrases":
@@ -59,7 +64,9 @@ def run(jobs: list[Job]) -> None:
     folder = model_folder(jobs[0].inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     wanted = [pairs_of(job.inputs["replies"]) for job in jobs]
-    distinct = sorted({(p["prompt"], p["response"]) for pairs in wanted for p in pairs})
+    calibrating = settings["threshold"] == "calibrated"
+    labelled = tuning_half(read_jsonl(jobs[0].inputs["calibration"] / "rows.jsonl")) if calibrating else []
+    distinct = sorted({(p["prompt"], p["response"]) for pairs in [*wanted, labelled] for p in pairs})
     requests = [
         Request(
             str(i),
@@ -78,11 +85,14 @@ def run(jobs: list[Job]) -> None:
         answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces))
         if count % 8 == 0 or count == len(requests):
             report(count, len(requests), "verdicts")
+    threshold = settings["threshold"]
+    if calibrating:
+        scored = [(answers[r["prompt"], r["response"]][1], r["label"] == "unsafe") for r in labelled]
+        threshold = calibrated_threshold([(p, label) for p, label in scored if p is not None])
     for job, pairs in zip(jobs, wanted, strict=True):
         judged = {
-            p["id"]: guard_verdict(
-                p["id"], *answers[p["prompt"], p["response"]], threshold=settings["threshold"]
-            )
+            p["id"]: guard_verdict(p["id"], *answers[p["prompt"], p["response"]], threshold=threshold)
             for p in pairs
         }
+        (job.output / "threshold.json").write_text(json.dumps({"threshold": threshold}) + "\n")
         write_final(job, "verdicts.jsonl", [p["id"] for p in pairs], judged, time.monotonic() - start)

@@ -15,6 +15,7 @@ from evaluation.judges import confusion
 from evaluation.report import build_report, print_headline
 from pipeline import guards, plan, provenance
 from pipeline.config import Config
+from pipeline.stages.judge import tuning_half
 from pipeline.store import MANIFEST, Step, Store, digest
 from pipeline.tracking import Tracker
 
@@ -32,6 +33,9 @@ def _calibration(x: plan.Experiment, store: Store, name: str) -> dict[str, Any]:
         return {}
     labels = read_jsonl(store.path(x.calibration) / "rows.jsonl")
     found = read_jsonl(store.path(plan.verdicts(x, x.calibration, name)) / "verdicts.jsonl")
+    if x.config.judge[name].threshold == "calibrated":
+        tuned = {row["id"] for row in tuning_half(labels)}
+        labels, found = ([row for row in rows if row["id"] not in tuned] for rows in (labels, found))
     return {"calibration": {"n": len(labels), **confusion(labels, found)}}
 
 

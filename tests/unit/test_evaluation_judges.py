@@ -191,3 +191,12 @@ def test_server_judge_retries_counts_and_never_fails(server, monkeypatch):
     assert "reply {prompt}" in seen[0]  # a reply cannot pull text into the rubric
     with pytest.raises(UserError, match="placeholders"):
         judge_with_server([], base_url=url, model="m", rubric="no")
+
+
+def test_a_calibrated_threshold_separates_what_can_be_separated():
+    scores = [(0.1, False), (0.2, False), (0.3, True), (0.35, True)]
+    assert judges.calibrated_threshold(scores) == pytest.approx(0.25)
+    noisy = [*scores, (0.05, True)]
+    assert judges.calibrated_threshold(noisy) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="safe and unsafe"):
+        judges.calibrated_threshold([(0.3, True)])
