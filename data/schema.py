@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ def write_jsonl(path: str | Path, rows: Iterable[Example | Item | GuardRow | dic
     found = (row if isinstance(row, dict) else asdict(row) for row in rows)
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+
+
+def spread(rows: list[Row], count: int) -> list[Row]:
+    """`count` rows at equal distances (all, when there are fewer): a file's mix of kinds and labels stays as it is."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def read_examples(path: str | Path) -> list[Example]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from data.errors import UserError
+
 
 def grouped(inputs: Any, weights: Any, indices: Any, dtype: Any) -> Any:
     """Each row times the matrix that its index names: inputs n x i, weights k (x 1) x o x i, indices n; gives n x o.
@@ -58,14 +60,21 @@ def expand_slice(
 
 
 def install() -> None:
-    """Replace vLLM's functions in this process; does nothing when a later vLLM has none of that name."""
+    """Replace vLLM's functions in this process.
+
+    Raises:
+        UserError: this vLLM has none of that name. Its own might mix up adapters, so nothing is generated with them.
+    """
+    advice = "use the pinned vLLM (`make setup`) or generation.backend=transformers"
     try:
         from vllm.lora.ops.torch_ops import lora_ops
         from vllm.lora.punica_wrapper import punica_cpu
-    except ImportError:
-        return
+    except ImportError as error:
+        raise UserError(f"this vLLM keeps its CPU LoRA functions elsewhere ({error}): {advice}") from error
     ours = {"bgmv_expand": expand, "bgmv_shrink": shrink, "bgmv_expand_slice": expand_slice}
     for name, function in ours.items():
+        if not hasattr(lora_ops, name):
+            raise UserError(f"this vLLM has no lora_ops.{name}: {advice}")
         for module in (lora_ops, punica_cpu):  # the second imported them by name; sgmv_* call the first's
             if hasattr(module, name):
                 setattr(module, name, function)

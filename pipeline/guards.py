@@ -38,15 +38,20 @@ def _guard(
 
 def labels(x: plan.Experiment, store: Store) -> dict[str, Any]:
     """The unmasked labels of each training's first batch end in EOS and hold nothing of the prompt."""
-    failed, shown = [], 0
+    failed, shown, left_out = [], 0, []
     for step in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]:
         found = json.loads((store.path(step) / "labels.json").read_text())
+        if found.get("too_long"):
+            left_out.append(f"{step.name}: {found['too_long']} of {found['rows'] + found['too_long']}")
         for row in found["first_batch"]:
             shown += 1
             if not row["labels"].endswith(found["eos"]) or not row["prompt"]:
                 failed.append(f"{step.name}: {row['labels'][-30:]!r}")
+    dropped = f"; left out as too long: {', '.join(left_out)}" if left_out else ""
     return _guard(
-        "training labels", failed, f"{shown} decoded rows are an answer with its EOS, none of the prompt"
+        "training labels",
+        failed,
+        f"{shown} decoded rows are an answer with its EOS, none of the prompt{dropped}",
     )
 
 

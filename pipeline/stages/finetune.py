@@ -104,7 +104,8 @@ def train(job: Job, share: tuple[int, int]) -> None:
         tokenizer.pad_token = (
             tokenizer.eos_token
         )  # the loss follows completion_mask, so a padded EOS is never unlearned
-    encoded = encode(tokenizer, load_pairs(job.inputs), settings["system_prompt"], args["max_length"])
+    pairs = load_pairs(job.inputs)
+    encoded = encode(tokenizer, pairs, settings["system_prompt"], args["max_length"])
     rows = Dataset.from_list(
         [{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded]
     )
@@ -142,7 +143,15 @@ def train(job: Job, share: tuple[int, int]) -> None:
     log = [row for row in trainer.state.log_history if "loss" in row]
     (job.output / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     (job.output / "labels.json").write_text(
-        json.dumps({"rows": len(encoded), "eos": tokenizer.eos_token, "first_batch": labels}, indent=1)
+        json.dumps(
+            {
+                "rows": len(encoded),
+                "too_long": len(pairs) - len(encoded),
+                "eos": tokenizer.eos_token,
+                "first_batch": labels,
+            },
+            indent=1,
+        )
     )
     shutil.rmtree(job.output / "checkpoints", ignore_errors=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data.chat import prompt_ids
 from data.schema import read_jsonl
@@ -30,6 +30,16 @@ def finished_rows(folder: Path) -> dict[str, dict[str, Any]]:
                 continue
             rows[row["id"]] = row
     return rows
+
+
+def appending(folder: Path) -> TextIO:
+    """The file of finished rows, opened to go on writing; after a cut last line the next row starts on a new one."""
+    path = folder / PARTIAL
+    cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    stream = path.open("a")
+    if cut:
+        stream.write("\n")
+    return stream
 
 
 def write_final(job: Job, name: str, ids: list[str], rows: dict[str, dict[str, Any]], seconds: float) -> None:
@@ -66,7 +76,7 @@ def run(jobs: list[Job]) -> None:
                 requests.append(
                     Request(f"{number}:{item['id']}", ids, job.settings["max_tokens"], adapter, key)
                 )
-    streams = [(job.output / PARTIAL).open("a") for job in jobs]
+    streams = [appending(job.output) for job in jobs]
     total = sum(len(p) for p in prompts)
     count = total - len(requests)
     speed = {k: v for k, v in jobs[0].speed.items() if k != "adapter_key"}

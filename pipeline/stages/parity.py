@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import prompt_ids
-from data.schema import read_jsonl
+from data.schema import read_jsonl, spread
 from pipeline.progress import report
 from pipeline.stages.prepare import model_folder
 from pipeline.worker import Job
@@ -41,11 +41,6 @@ def gaps(model: Any, tokenizer: Any, rows: list[dict[str, Any]], system: str | N
         written = logits.gather(1, torch.tensor(tail, device=model.device)[:, None])[:, 0]
         found += (logits.max(-1).values - written).tolist()
     return found
-
-
-def spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` rows at equal distances."""
-    return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
 
 
 def run(jobs: list[Job]) -> None:

@@ -84,10 +84,8 @@ def rows(job: Job) -> None:
     settings = job.settings
     if settings["what"] == "guard":
         found = loading.guard_rows(settings["split"])
-        limit = settings.get("limit") or len(found)
-        # Every n-th row: the file's mix of kinds and labels stays as it is.
-        spread = sorted({i * len(found) // limit for i in range(min(limit, len(found)))})
-        schema.write_jsonl(job.output / "rows.jsonl", [found[i] for i in spread])
+        chosen = schema.spread(found, settings.get("limit") or len(found))
+        schema.write_jsonl(job.output / "rows.jsonl", chosen)
     elif settings["what"] == "training":
         examples = loading.training(
             settings["dataset"], source=job.speed["source"], limit=settings["limit"], part=settings["part"]

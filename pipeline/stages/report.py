@@ -105,21 +105,22 @@ def _save(run: dict[str, Any], path: Path) -> None:
 
 
 def over_seeds(config: Config, runs: Path) -> Path | None:
-    """run.json over all runs in `runs` that differ from this one in the seed only; None while there is one seed.
+    """run.json over all runs in `runs` that this commit reported and that differ from this one in the seed only.
 
-    It lies in a folder beside theirs, so that the relative paths in their entries hold. Each job of a multirun
-    writes it anew; the last one to finish writes it complete.
+    None while there is one seed. It lies in a folder beside theirs, so that the relative paths in their entries hold.
+    Each job of a multirun writes it anew; the last one to finish writes it complete.
     """
-    ours = plan.settings(config, seeds=True)
+    ours, commit = plan.settings(config, seeds=True), provenance.git()
     found: dict[int, dict[str, Any]] = {}
     for path in sorted(runs.glob("*/run.json")):
         run = json.loads(path.read_text())
-        if len(run["runs"]) == 1 and run.get("settings") == ours:
+        same = run.get("settings") == ours and run.get("git") == commit
+        if len(run["runs"]) == 1 and same:
             found[run["runs"][0]["seed"]] = run
     if len(found) < 2:
         return None
     members = [found[seed] for seed in sorted(found)]
-    name = f"{plan.run_name(config, seeds=True)}"
+    name = plan.run_name(config, seeds=True)
     path = runs / name / "run.json"
     together = {
         "run": name,

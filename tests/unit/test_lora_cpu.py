@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
 ops = pytest.importorskip("vllm.lora.ops.torch_ops.lora_ops", reason="vLLM is not installed")
 
+from data.errors import UserError  # noqa: E402
 from evaluation import lora_cpu  # noqa: E402
 
 
@@ -57,3 +60,18 @@ def test_a_prompt_without_an_adapter_gets_none() -> None:
     only = torch.ones(3, 8)
     lora_cpu.shrink(x, a, only, torch.full((3,), -1), 1.0)
     assert only.eq(0).all()
+
+
+def test_another_vllm_is_refused_instead_of_mixing_up_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    for module in (ops, punica_cpu):
+        for name in ("bgmv_expand", "bgmv_shrink", "bgmv_expand_slice"):
+            monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.delattr(ops, "bgmv_shrink")
+    with pytest.raises(UserError, match=r"no lora_ops\.bgmv_shrink"):
+        lora_cpu.install()
+    monkeypatch.setitem(sys.modules, "vllm.lora.punica_wrapper.punica_cpu", None)
+    monkeypatch.delattr("vllm.lora.punica_wrapper.punica_cpu", raising=False)
+    with pytest.raises(UserError, match="elsewhere"):
+        lora_cpu.install()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline import store as store_module
 from pipeline.run import Runner
-from pipeline.stages.generate import PARTIAL, finished_rows, write_final
+from pipeline.stages.generate import PARTIAL, appending, finished_rows, write_final
 from pipeline.store import DONE, MANIFEST, External, Step, Store, digest
 from pipeline.worker import Job, finish
 
@@ -201,6 +201,17 @@ def test_a_line_cut_by_a_crash_is_made_again(tmp_path: Path) -> None:
     (tmp_path / PARTIAL).write_text(text[:-9])
     assert list(finished_rows(tmp_path)) == ["i0", "i1"]
     assert finished_rows(tmp_path / "nowhere") == {}
+
+
+def test_after_a_cut_line_the_next_row_starts_on_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / PARTIAL).write_text('{"id": "i0"}\n{"id": "i1", "compl')
+    with appending(tmp_path) as stream:
+        stream.write('{"id": "i1"}\n')
+    assert list(finished_rows(tmp_path)) == ["i0", "i1"]
+    with appending(tmp_path) as stream:
+        stream.write('{"id": "i2"}\n')
+    assert (tmp_path / PARTIAL).read_text().count("\n\n") == 0
+    assert list(finished_rows(tmp_path)) == ["i0", "i1", "i2"]
 
 
 def test_the_final_file_is_in_the_order_of_the_prompts(tmp_path: Path) -> None:
