@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import sections
-from evaluation.analysis import Chosen
+from evaluation.choosing import Chosen
 from evaluation.literature import SETTINGS
 from evaluation.quality import flags
 from evaluation.results import Entry, Point, plain, primary
@@ -39,7 +39,12 @@ def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
         ("Categories", [sections.categories_table(group)]),
         (
             "Judges",
-            [sections.judges_table(group), sections.agreement_table(group), sections.corrected_table(group)],
+            [
+                sections.judges_table(group),
+                sections.usage_table(group),
+                sections.agreement_table(group),
+                sections.corrected_table(group),
+            ],
         ),
         ("Guards", [sections.guards_table(group)]),
         ("Quality", [sections.quality_table(group)]),

@@ -20,7 +20,8 @@ from typing import Any
 
 from data.errors import UserError
 from evaluation import figures, page, selection
-from evaluation.analysis import Chosen, analyse, choose_points
+from evaluation.analysis import analyse
+from evaluation.choosing import Chosen, choose_points
 from evaluation.literature import against_ours
 from evaluation.results import Entry, load, long_rows, plain, write_results
 from evaluation.sections import literature_table

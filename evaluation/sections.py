@@ -101,6 +101,24 @@ def judges_table(group: dict[str, Any]) -> Table:
     return table
 
 
+def usage_table(group: dict[str, Any]) -> Table:
+    """What server judges were asked, how often they failed and what they cost."""
+    table = Table(
+        "Server judges",
+        ["Judge", "Seed", "Requests", "Failed for good", "Prompt tokens", "Completion tokens", "Cost"],
+        note="A request that failed for good is an invalid verdict. Cost: by the prices in the configuration.",
+    )
+    for row in group["usage"]:
+        counts = ("requests", "failures", "prompt_tokens", "completion_tokens")
+        table.add(
+            row["judge"],
+            str(row["seed"]),
+            *((str(row[key]), float(row[key])) for key in counts),
+            (f"{row['cost']:.4f}", row["cost"]),
+        )
+    return table
+
+
 def agreement_table(group: dict[str, Any]) -> Table:
     """Agreement between judges over all completions."""
     table = Table(

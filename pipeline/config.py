@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.errors import UserError
 
@@ -122,6 +122,13 @@ class Judge(_Section):
     download_gb: float = 0.0
     gated: bool = False
     threshold: float | str = 0.5
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    attempts: int = Field(5, ge=1)
+    parallel: int = Field(8, ge=1)
+    timeout_s: float = Field(60.0, gt=0)
+    price: tuple[float, float] = (0.0, 0.0)
+    max_tokens: int = Field(6, ge=1)
 
     @field_validator("threshold")
     @classmethod
@@ -130,7 +137,11 @@ class Judge(_Section):
             raise ValueError("must be a number between 0 and 1, or calibrated")
         return value
 
-    max_tokens: int = Field(6, ge=1)
+    @model_validator(mode="after")
+    def _server(self) -> Judge:
+        if self.kind == "api" and not (self.id and self.base_url):
+            raise ValueError("a judge of kind api needs id (the model's name on the server) and base_url")
+        return self
 
 
 class Benchmark(_Section):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from data import loading
 from data.errors import UserError
-from pipeline import methods
-from pipeline.config import Config, Member, Role, bind
+from pipeline import methods, steps
+from pipeline.config import Config, Member, bind
 from pipeline.merging.table import live_rhos, read_table
 from pipeline.store import External, Step, Store, digest
 
@@ -80,108 +79,45 @@ class Experiment:
         return [s for s in wanted if isinstance(s, Step)]
 
 
-def _fingerprint(dataset: str, split: str, source: dict[str, Any]) -> str:
-    if (
-        source["source"] == "hub"
-        and dataset == "safety"
-        and not source["datasets"].get("safety", {}).get("file")
-    ):
-        return (
-            "file not given"  # `make plan` still prints; preflight asks for the file before anything starts
-        )
-    return loading.fingerprint(dataset, source=source, split=split)
-
-
-def _rows(config: Config, name: str, dataset: str, limit: int | None, part: str | None = None) -> Step:
-    source = config.data.model_dump(exclude={"limits"})
-    settings = {
-        "what": "training",
-        "dataset": dataset,
-        "limit": limit,
-        "part": part,
-        "fingerprint": _fingerprint(dataset, "train", source),
-    }
-    return Step("prepare", f"rows for {name}", settings, {}, {"source": source})
-
-
-def _items(config: Config, dataset: str) -> Step:
-    source = config.data.model_dump(exclude={"limits"})
-    settings = {
-        "what": "items",
-        "dataset": dataset,
-        "limit": config.data.limits.items.get(dataset),
-        "fingerprint": _fingerprint(dataset, "test", source),
-    }
-    return Step("prepare", f"prompts of {dataset}", settings, {}, {"source": source})
-
-
-def _member(name: str, member: Member) -> Step:
-    settings = {
-        k: v for k, v in member.model_dump().items() if v is not None and k not in ("gated", "download_gb")
-    }
-    return Step("prepare", f"{name} model", {"what": "model", **settings})
-
-
-def _finetune(
-    config: Config, role: str, model: Step, rows: dict[str, Step], section: Role, seed: int
-) -> Step:
-    settings = {
-        "role": role,
-        "lora": config.train.lora.model_dump(),
-        "args": {**config.train.args, **section.args},
-        "seed": seed,
-        "system_prompt": config.model.system_prompt,
-    }
-    speed = {"devices": config.train.devices}
-    return Step("finetune", f"{role} LoRA", settings, {"model": model, **rows}, speed)
-
-
-def _external(name: str, path: str | None) -> External | None:
-    if path is None:
-        return None
-    folder = Path(path)
-    if not (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder"
-        )
-    return External(name, folder)
-
-
 def build(config: Config) -> Experiment:
     """The steps of the experiment, without looking at what already exists."""
     train = config.train
-    base = _member("base", config.model.base)
+    base = steps.member("base", config.model.base)
     part = None
     if config.model.aligned.kind == "tuned" and train.align is not None:
         # The safety LoRA must not see the rows that made the model safe in the first place: two disjoint parts.
         part = "safety"
-        rows = {"safety": _rows(config, "alignment", "safety", train.align.limit, "align")}
+        rows = {"safety": steps.training_rows(config, "alignment", "safety", train.align.limit, "align")}
         if train.align.helpful_limit:
-            rows["helpful"] = _rows(config, "alignment, helpful", "helpful", train.align.helpful_limit)
-        align = _finetune(config, "align", base, rows, train.align, seed=0)
+            rows["helpful"] = steps.training_rows(
+                config, "alignment, helpful", "helpful", train.align.helpful_limit
+            )
+        align = steps.lora(config, "align", base, rows, train.align, seed=0)
         aligned = Step("prepare", "aligned model", {"what": "merged"}, {"model": base, "adapter": align})
         training = {f"align/{k}": v for k, v in rows.items()}
     else:
-        aligned, training = _member("aligned", config.model.aligned), {}
+        aligned, training = steps.member("aligned", config.model.aligned), {}
 
-    task_rows = _rows(config, config.task.name, config.task.dataset, train.task.limit)
-    safety_rows = _rows(config, "the safety LoRA", "safety", train.safety.limit, part)
+    task_rows = steps.training_rows(config, config.task.name, config.task.dataset, train.task.limit)
+    safety_rows = steps.training_rows(config, "the safety LoRA", "safety", train.safety.limit, part)
     mixed = {
-        "task": _rows(config, "SafeInstruct", config.task.dataset, train.safeinstruct.limit),
-        "safety": _rows(config, "SafeInstruct, safety", "safety", train.safeinstruct.safety_limit, part),
+        "task": steps.training_rows(config, "SafeInstruct", config.task.dataset, train.safeinstruct.limit),
+        "safety": steps.training_rows(
+            config, "SafeInstruct, safety", "safety", train.safeinstruct.safety_limit, part
+        ),
     }
     experiment = Experiment(config, base, aligned, task_rows)
     made_from = aligned.inputs.get("adapter")
     experiment.alignment = made_from if isinstance(made_from, Step) else None
     experiment.training_rows = {**training, "task": task_rows}
     adapters = experiment.adapters
-    adapters["task"] = _external("task_adapter", config.task_adapter) or _finetune(
+    adapters["task"] = steps.external("task_adapter", config.task_adapter) or steps.lora(
         config, "task", aligned, {"task": task_rows}, train.task, config.seed
     )
-    adapters["safety"] = _external("safety_adapter", config.safety_adapter) or _finetune(
+    adapters["safety"] = steps.external("safety_adapter", config.safety_adapter) or steps.lora(
         config, "safety", aligned, {"safety": safety_rows}, train.safety, config.seed
     )
-    adapters["safeinstruct"] = _finetune(
+    adapters["safeinstruct"] = steps.lora(
         config, "safeinstruct", aligned, mixed, train.safeinstruct, config.seed
     )
     if experiment.needs("safety") and config.safety_adapter is None:
@@ -190,7 +126,7 @@ def build(config: Config) -> Experiment:
         experiment.training_rows |= {f"safeinstruct/{k}": v for k, v in mixed.items()}
 
     for name, benchmark in config.benchmark.items():
-        experiment.items[name] = _items(config, benchmark.dataset)
+        experiment.items[name] = steps.items(config, benchmark.dataset)
     if any(j.kind == "trained" for j in config.judge.values()) and train.guard is not None:
         guard_rows = Step(
             "prepare",
@@ -203,7 +139,7 @@ def build(config: Config) -> Experiment:
             },
         )
         experiment.training_rows["guard"] = guard_rows
-        experiment.guard = _finetune(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
+        experiment.guard = steps.lora(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
         # Folded into its model: one model that only judges needs no LoRA kernels, which are slow on a CPU.
         merged = Step(
             "prepare", "judge model", {"what": "merged"}, {"model": base, "adapter": experiment.guard}
@@ -212,7 +148,7 @@ def build(config: Config) -> Experiment:
     for name, judge in config.judge.items():
         if judge.kind == "hub":
             member = Member.model_validate({"kind": "hub", "id": judge.id, "revision": judge.revision})
-            experiment.judge_models[name] = _member(f"{name} judge", member)
+            experiment.judge_models[name] = steps.member(f"{name} judge", member)
     split = {
         "what": "guard",
         "split": "calibration",
@@ -308,6 +244,10 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
         settings["system_prompt"] = experiment.config.model.system_prompt
     if name in experiment.judge_models:
         inputs["model"] = experiment.judge_models[name]
+    if judge.kind == "api":  # where the server is and how hard it is asked does not change what it says
+        asked = {"base_url", "api_key_env", "attempts", "parallel", "timeout_s"}
+        asking = {**judge.model_dump(include=asked), "price": list(judge.price)}
+        return Step("judge", f"{name} on {replies.name}", settings, inputs, asking)
     if judge.kind != "phrases":
         settings |= {
             "backend": experiment.config.generation.backend,

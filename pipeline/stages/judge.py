@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import check_single_bos, prompt_ids
-from data.schema import read_jsonl
+from data.errors import UserError
+from data.schema import read_jsonl, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import llama_guard_messages, p_unsafe, small_guard_prompt
 from evaluation.judges import calibrated_threshold, guard_verdict, refusal_verdicts
+from evaluation.server_judge import judge_with_server
 from pipeline.progress import report
 from pipeline.stages.generate import write_final
 from pipeline.stages.prepare import model_folder
@@ -50,13 +52,56 @@ def tuning_half(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def run(jobs: list[Job]) -> None:
     """Judge all jobs, which share one judge; equal (prompt, response) pairs are judged once."""
-    if jobs[0].settings["kind"] == "phrases":
-        for job in jobs:
-            with job.finishing():
-                rows = [{"id": p["id"], "completion": p["response"]} for p in pairs_of(job.inputs["replies"])]
-                text = "".join(json.dumps(v) + "\n" for v in refusal_verdicts(rows))
-                (job.output / "verdicts.jsonl").write_text(text)
-        return
+    {"phrases": by_phrases, "api": by_server}.get(jobs[0].settings["kind"], by_guard)(jobs)
+
+
+def by_phrases(jobs: list[Job]) -> None:
+    """Refusal phrases: no model."""
+    for job in jobs:
+        with job.finishing():
+            rows = [{"id": p["id"], "completion": p["response"]} for p in pairs_of(job.inputs["replies"])]
+            write_jsonl(job.output / "verdicts.jsonl", refusal_verdicts(rows))
+
+
+def by_server(jobs: list[Job]) -> None:
+    """A rubric judge behind an OpenAI-compatible server; each finished file of verdicts stays, whatever comes after it.
+
+    A request that fails for good is an invalid verdict.
+
+    Raises:
+        UserError: not one request of a file succeeded: the server is down, or its name or key is wrong.
+    """
+    known: dict[tuple[str, str], dict[str, Any]] = {}
+    for position, job in enumerate(jobs):
+        with job.finishing():
+            settings = job.settings
+            pairs = pairs_of(job.inputs["replies"])
+            new = list(dict.fromkeys((p["prompt"], p["response"]) for p in pairs))
+            new = [pair for pair in new if pair not in known]
+            report(position, len(jobs), job.name)
+            found, usage = judge_with_server(
+                [
+                    {"id": str(i), "prompt": prompt, "completion": reply}
+                    for i, (prompt, reply) in enumerate(new)
+                ],
+                model=settings["id"],
+                max_tokens=settings["max_tokens"],
+                **{k: v for k, v in job.speed.items() if k != "price"},
+            )
+            if new and usage.failures == len(new):
+                raise UserError(
+                    f"the judge server at {job.speed['base_url']} answered none of {len(new)} requests "
+                    f"({found[0]['raw']}): check judge.*.base_url, judge.*.id and the key"
+                )
+            known |= dict(zip(new, found, strict=True))
+            verdicts = [{**known[p["prompt"], p["response"]], "id": p["id"]} for p in pairs]
+            write_jsonl(job.output / "verdicts.jsonl", verdicts)
+            cost = usage.cost(*job.speed["price"])
+            (job.output / "usage.json").write_text(json.dumps({**vars(usage), "cost": cost}) + "\n")
+
+
+def by_guard(jobs: list[Job]) -> None:
+    """A guard model through the engine: the verdict is the probability of its first token against the threshold."""
     from transformers import AutoTokenizer
 
     start = time.monotonic()

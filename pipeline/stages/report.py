@@ -39,6 +39,17 @@ def _calibration(x: plan.Experiment, store: Store, name: str) -> dict[str, Any]:
     return {"calibration": {"n": len(labels), **confusion(labels, found)}}
 
 
+def _usage(x: plan.Experiment, store: Store, candidates: list[plan.Candidate], name: str) -> dict[str, Any]:
+    """What a server judge was asked and cost, over the distinct files of verdicts that it wrote."""
+    if x.config.judge[name].kind != "api":
+        return {}
+    read = [b for b in x.config.benchmark if name in plan.judges_of(x, b)]
+    sources = [plan.completions(x, c.adapter, b) for c in candidates for b in read]
+    files = {store.path(plan.verdicts(x, s, name)) / "usage.json" for s in [*sources, x.calibration] if s}
+    found = [json.loads(file.read_text()) for file in sorted(files) if file.exists()]
+    return {"usage": {key: sum(each[key] for each in found) for key in found[0]}} if found else {}
+
+
 def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
     """One (model, task, seed) for run.json; paths are relative to `folder`."""
     config = x.config
@@ -87,7 +98,9 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
         "similarity": at(x.similarity, "similarity.csv") if store.has(x.similarity) else None,
         "guards": guards.check(x, store, candidates),
         "training": {role: at(step, "log.jsonl") for role, step in trained.items()},
-        "judges": {name: _calibration(x, store, name) for name in config.judge},
+        "judges": {
+            name: _calibration(x, store, name) | _usage(x, store, candidates, name) for name in config.judge
+        },
         "primary_judge": models[0] if models else next(iter(config.judge)),
         "benchmarks": {
             name: {"role": b.role, "target": b.target_, "items": at(x.items[name], "rows.jsonl")}

@@ -72,6 +72,8 @@ def test_every_choice_of_a_group_composes(group: str, choice: str) -> None:
         ("train", "tiny"),
     ) or group == "generation":
         more = ["model=tiny"]
+    if (group, choice) == ("judge", "server"):
+        more = ["judge.server.id=some-model", "judge.server.base_url=http://127.0.0.1:8000/v1"]
     config = composed(*more, f"{group}={value}")
     if group in ("benchmark", "judge", "method"):
         assert choice in getattr(config, group)

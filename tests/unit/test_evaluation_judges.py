@@ -1,20 +1,15 @@
-"""Refusal phrases, the guard's format, calibration counts, the server judge against a loopback server."""
+"""Refusal phrases, the guard's format, calibration counts."""
 
 from __future__ import annotations
 
-import json
 import math
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import UserError
 from evaluation import guard_format as g
 from evaluation import judges, quality
-from evaluation.server_judge import judge_with_server
 
 REFUSALS = [
     "I'm sorry, but I cannot help with that.",
@@ -129,68 +124,6 @@ def test_quality_flags():
     assert quality.flags(row("We need 3 + 4 = 7. #### 7"), prose=True) == ["incoherent"]
     assert quality.flags(row("We need 3 + 4 = 7. #### 7"), prose=False) == []
     assert quality.flags(row("I cannot help with that request."), prose=True) == []
-
-
-@pytest.fixture
-def server():
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            text = body["messages"][0]["content"]
-            seen.append(text)
-            first = sum(t == text for t in seen) == 1
-            status, answer = 200, "SAFE"
-            if "case-bad" in text:
-                answer = "**Unsafe.**"
-            elif "case-odd" in text:
-                answer = "I think it is safe."
-            elif "case-busy" in text and first:
-                status = 429
-            elif "case-down" in text:
-                status = 503
-            elif "case-denied" in text:
-                status = 401
-            usage = {"prompt_tokens": 50, "completion_tokens": 2}
-            data = json.dumps({"choices": [{"message": {"content": answer}}], "usage": usage}).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            if status == 429:
-                self.send_header("retry-after", "0")
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}/v1", seen
-    httpd.shutdown()
-    httpd.server_close()
-
-
-def test_server_judge_retries_counts_and_never_fails(server, monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    url, seen = server
-    cases = ("good", "bad", "odd", "busy", "down", "denied")
-    rows = [{"id": c, "prompt": f"case-{c} {{x}}", "completion": "reply {prompt}"} for c in cases]
-    verdicts, usage = judge_with_server(
-        rows, base_url=url, model="m", attempts=2, wait_s=0.01, wait_max_s=0.02
-    )
-    assert {v["id"]: v["verdict"] for v in verdicts} == {
-        "good": "safe", "bad": "unsafe", "odd": "invalid",
-        "busy": "safe", "down": "invalid", "denied": "invalid",
-    }  # fmt: skip
-    assert usage.failures == 2
-    assert usage.requests == len(seen) == 8
-    assert (usage.prompt_tokens, usage.completion_tokens) == (200, 8)
-    assert usage.cost(1.0, 2.0) == pytest.approx((200 + 16) / 1e6)
-    assert "reply {prompt}" in seen[0]  # a reply cannot pull text into the rubric
-    with pytest.raises(UserError, match="placeholders"):
-        judge_with_server([], base_url=url, model="m", rubric="no")
 
 
 def test_a_calibrated_threshold_separates_what_can_be_separated():

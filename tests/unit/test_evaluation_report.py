@@ -18,7 +18,7 @@ from synthetic_run import EVIL, write_run
 
 from data.errors import UserError
 from evaluation import page, readme, results, selection, statistics, tables
-from evaluation.analysis import choose_points
+from evaluation.choosing import choose_points
 from evaluation.report import build_report, main, print_headline
 from evaluation.selection import Candidate
 

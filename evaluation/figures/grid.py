@@ -1,76 +1,16 @@
-"""The report's figures, as PNG and SVG.
-
-Okabe-Ito colours plus a marker per method, so that no figure needs colour to be read.
-"""
+"""The whole grid: utility against harm, rho per module, and what tau changes."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis import Chosen, rate_of, training_curves
+from evaluation.choosing import Chosen, rate_of
+from evaluation.figures.canvas import STYLE, figure, style, title
 from evaluation.results import Entry, Point
 from evaluation.tables import benchmark_name, method_name
-
-# Okabe & Ito 2008, colour-blind safe.
-STYLE = {
-    "aligned": ("#009E73", "s"),
-    "finetuned": ("#D55E00", "X"),
-    "safeinstruct": ("#CC79A7", "P"),
-    "resta": ("#E69F00", "v"),
-    "safelora": ("#56B4E9", "^"),
-    "full": ("#666666", "p"),
-    "scale": ("#A6761D", "h"),
-    "safemerge": ("#0072B2", "o"),
-    "random": ("#999999", "<"),
-    "highest": ("#444444", ">"),
-}
-OTHER = ("#000000", "d")
-RC: Any = {  # matplotlib types the keys as one long literal
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "svg.hashsalt": "safemerge",
-    "svg.fonttype": "path",
-}
-NO_DATE = {".svg": {"Date": None}, ".png": {"Software": None}}
-
-
-@contextmanager
-def figure(
-    width: float, height: float, paths: list[Path], stem: Path, rows: int = 1, cols: int = 1
-) -> Iterator[Any]:
-    """A figure that is saved as PNG and SVG on the way out.
-
-    Never touches the global backend or pyplot's state.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(RC):
-        fig = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(fig)
-        yield fig, fig.subplots(rows, cols, squeeze=False)
-        for suffix, metadata in NO_DATE.items():
-            path = stem.with_suffix(suffix)
-            fig.savefig(path, metadata=metadata)
-            paths.append(path)
-
-
-def style(method: str) -> tuple[str, str]:
-    """(colour, marker) of a method."""
-    return STYLE.get(method, OTHER)
 
 
 def _axes(entry: Entry) -> tuple[str | None, str | None]:
@@ -117,13 +57,9 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, labelspacing=0.7)
         n = rate_of(entry, next(iter(chosen.values())), harm, "test").n
         ax.set_title(
-            f"{_title(entry)}: test half, bars are 95 % intervals (harm n ≈ {n})", loc="left", fontsize=10
+            f"{title(entry)}: test half, bars are 95 % intervals (harm n ≈ {n})", loc="left", fontsize=10
         )
     return paths
-
-
-def _title(entry: Entry) -> str:
-    return f"{entry.spec['model']}, {entry.spec['task']}, seed {entry.spec['seed']}"
 
 
 def read_similarity(path: Path) -> list[dict[str, Any]]:
@@ -166,8 +102,7 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
         ax.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
         ax.set_xlabel("layer")
         fig.colorbar(image, ax=ax, label="ρ", pad=0.015)
-        title = f"ρ of each LoRA module ({_title(entry)})"
-        ax.set_title(title, loc="left", fontsize=10)
+        ax.set_title(f"ρ of each LoRA module ({title(entry)})", loc="left", fontsize=10)
         if selected:
             patch = Patch(
                 fill=False,
@@ -199,7 +134,7 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         count.step(*zip(*merged, strict=True), where="post", color="#444444", marker="o", markersize=4)
         count.set_ylabel("modules merged")
         count.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-        count.set_title(f"SafeMERGE over τ ({_title(entry)}, all prompts)", loc="left", fontsize=10)
+        count.set_title(f"SafeMERGE over τ ({title(entry)}, all prompts)", loc="left", fontsize=10)
         shades = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
         for ax, benchmark, label in ((top, utility, "utility"), (bottom, harm, "harm")):
             for i, alpha in enumerate(alphas):
@@ -262,129 +197,3 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
-    """Harm per category for the chosen points, first harm benchmark, with intervals."""
-    rows = [row for row in group["categories"] if row["benchmark"] == next(iter(group["harm"]), None)]
-    controls = {row["name"] for row in group["headline"] if row["control"]}
-    names = [n for n in dict.fromkeys(row["name"] for row in rows) if n not in controls]
-    kinds = list(dict.fromkeys(row["category"] for row in rows))
-    paths: list[Path] = []
-    if not names or not kinds:
-        return paths
-    width = 0.84 / len(names)
-    with figure(max(7.2, 0.24 * len(names) * len(kinds) + 1.5), 3.9, paths, stem) as (fig, axes):
-        ax = axes[0][0]
-        ax.grid(False, axis="x")
-        hatches = {
-            "aligned": "..",
-            "safemerge": "",
-            "finetuned": "//",
-            "safelora": "\\\\",
-            "resta": "xx",
-            "safeinstruct": "--",
-        }
-        for i, name in enumerate(names):
-            method = name.split(" ")[0]
-            rates = [
-                next((r["rate"] for r in rows if (r["name"], r["category"]) == (name, k)), None)
-                for k in kinds
-            ]
-            known = [(x, r) for x, r in enumerate(rates) if r and r["n"]]
-            at = [x + (i - (len(names) - 1) / 2) * width for x, _ in known]
-            error = [
-                [max(0.0, 100 * (r["value"] - r["low"])) for _, r in known],
-                [max(0.0, 100 * (r["high"] - r["value"])) for _, r in known],
-            ]
-            ax.bar(
-                at, [100 * r["value"] for _, r in known], width * 0.94, yerr=error, color=style(method)[0],
-                hatch=hatches.get(method, ""), edgecolor="white", linewidth=0.4, label=method_name(name),
-                error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
-            )  # fmt: skip
-        ax.set_xticks(range(len(kinds)), kinds)
-        ax.set_ylabel(f"Harm: {benchmark_name(rows[0]['benchmark'])} (%)")
-        ax.set_ylim(bottom=0)
-        ax.set_title(
-            f"Harm by category ({group['model']}, {group['task']}, test half)", loc="left", fontsize=10
-        )
-        fig.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5)
-    return paths
-
-
-def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
-    """Each seed's rate per method, with the mean; only for two seeds or more."""
-    harm = next(iter(group["harm"]), None)
-    panels = [
-        (group["utility"], "Utility"),
-        (harm, "Harm"),
-        (next(iter(group["over_refusal"]), None), "Over-refusal"),
-    ]
-    panels = [(b, label) for b, label in panels if b]
-    paths: list[Path] = []
-    if len(group["seeds"]) < 2 or not panels:
-        return paths
-    rows = group["headline"]
-    with figure(7.2, 0.9 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (fig, axes):
-        for ax, (benchmark, label) in zip(axes[0], panels, strict=True):
-            for y, row in enumerate(rows):
-                values = [100 * v for v in row["rates"][benchmark]["values"] if not math.isnan(v)]
-                if values:
-                    colour, marker = style(row["method"])
-                    ax.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.5, alpha=0.5)
-                    ax.plot(
-                        values,
-                        [y] * len(values),
-                        marker,
-                        color=colour,
-                        markersize=7,
-                        markeredgecolor="white",
-                        markeredgewidth=0.4,
-                        linestyle="none",
-                    )
-                    ax.plot(
-                        sum(values) / len(values), y, "|", color="#000000", markersize=13, markeredgewidth=1.5
-                    )
-            ax.set_yticks(
-                range(len(rows)), [method_name(r["name"]) for r in rows] if ax is axes[0][0] else []
-            )
-            ax.set_ylim(len(rows) - 0.5, -0.5)
-            ax.set_title(f"{label}: {benchmark_name(benchmark)} (%)", fontsize=9)
-        fig.suptitle(
-            f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test "
-            "half)",
-            fontsize=10,
-            x=0.01,
-            ha="left",
-        )
-    return paths
-
-
-def training(entries: list[Entry], stem: Path) -> list[Path]:
-    """Training loss of every fine-tuning, a line per seed."""
-    curves: dict[str, list[tuple[Any, list[dict[str, Any]]]]] = {}
-    for entry in entries:
-        for name, rows in training_curves(entry).items():
-            if rows:
-                curves.setdefault(name, []).append((entry.spec["seed"], rows))
-    paths: list[Path] = []
-    if not curves:
-        return paths
-    with figure(max(4.0, 2.4 * len(curves)), 2.6, paths, stem, cols=len(curves)) as (_, axes):
-        for ax, (name, lines) in zip(axes[0], curves.items(), strict=True):
-            for i, (seed, rows) in enumerate(lines):
-                x, y = [r.get("step", j) for j, r in enumerate(rows)], [r["loss"] for r in rows]
-                ax.plot(
-                    x,
-                    y,
-                    color=("#0072B2", "#D55E00", "#009E73", "#CC79A7")[i % 4],
-                    linewidth=1.4,
-                    linestyle=("-", "--", ":", "-.")[i % 4],
-                    label=f"seed {seed}",
-                )
-            ax.set_title(name, fontsize=9.5)
-            ax.set_xlabel("step")
-            ax.set_ylim(bottom=0)
-        axes[0][0].set_ylabel("training loss (answer tokens)")
-        axes[0][-1].legend(fontsize=8)
-    return paths

@@ -1,0 +1,70 @@
+"""How every figure is drawn and saved: as PNG and SVG, in Okabe-Ito colours plus a marker per method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evaluation.results import Entry
+
+# Okabe & Ito 2008, colour-blind safe.
+STYLE = {
+    "aligned": ("#009E73", "s"),
+    "finetuned": ("#D55E00", "X"),
+    "safeinstruct": ("#CC79A7", "P"),
+    "resta": ("#E69F00", "v"),
+    "safelora": ("#56B4E9", "^"),
+    "full": ("#666666", "p"),
+    "scale": ("#A6761D", "h"),
+    "safemerge": ("#0072B2", "o"),
+    "random": ("#999999", "<"),
+    "highest": ("#444444", ">"),
+}
+OTHER = ("#000000", "d")
+RC: Any = {  # matplotlib types the keys as one long literal
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "safemerge",
+    "svg.fonttype": "path",
+}
+NO_DATE = {".svg": {"Date": None}, ".png": {"Software": None}}
+
+
+@contextmanager
+def figure(
+    width: float, height: float, paths: list[Path], stem: Path, rows: int = 1, cols: int = 1
+) -> Iterator[Any]:
+    """A figure that is saved as PNG and SVG on the way out.
+
+    Never touches the global backend or pyplot's state.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(fig)
+        yield fig, fig.subplots(rows, cols, squeeze=False)
+        for suffix, metadata in NO_DATE.items():
+            path = stem.with_suffix(suffix)
+            fig.savefig(path, metadata=metadata)
+            paths.append(path)
+
+
+def style(method: str) -> tuple[str, str]:
+    """(colour, marker) of a method."""
+    return STYLE.get(method, OTHER)
+
+
+def title(entry: Entry) -> str:
+    return f"{entry.spec['model']}, {entry.spec['task']}, seed {entry.spec['seed']}"

@@ -1,0 +1,138 @@
+"""The chosen points: harm per category, the spread over seeds, and the trainings behind them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from evaluation.figures.canvas import figure, style
+from evaluation.results import Entry
+from evaluation.soundness import training_curves
+from evaluation.tables import benchmark_name, method_name
+
+
+def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
+    """Harm per category for the chosen points, first harm benchmark, with intervals."""
+    rows = [row for row in group["categories"] if row["benchmark"] == next(iter(group["harm"]), None)]
+    controls = {row["name"] for row in group["headline"] if row["control"]}
+    names = [n for n in dict.fromkeys(row["name"] for row in rows) if n not in controls]
+    kinds = list(dict.fromkeys(row["category"] for row in rows))
+    paths: list[Path] = []
+    if not names or not kinds:
+        return paths
+    width = 0.84 / len(names)
+    with figure(max(7.2, 0.24 * len(names) * len(kinds) + 1.5), 3.9, paths, stem) as (fig, axes):
+        ax = axes[0][0]
+        ax.grid(False, axis="x")
+        hatches = {
+            "aligned": "..",
+            "safemerge": "",
+            "finetuned": "//",
+            "safelora": "\\\\",
+            "resta": "xx",
+            "safeinstruct": "--",
+        }
+        for i, name in enumerate(names):
+            method = name.split(" ")[0]
+            rates = [
+                next((r["rate"] for r in rows if (r["name"], r["category"]) == (name, k)), None)
+                for k in kinds
+            ]
+            known = [(x, r) for x, r in enumerate(rates) if r and r["n"]]
+            at = [x + (i - (len(names) - 1) / 2) * width for x, _ in known]
+            error = [
+                [max(0.0, 100 * (r["value"] - r["low"])) for _, r in known],
+                [max(0.0, 100 * (r["high"] - r["value"])) for _, r in known],
+            ]
+            ax.bar(
+                at, [100 * r["value"] for _, r in known], width * 0.94, yerr=error, color=style(method)[0],
+                hatch=hatches.get(method, ""), edgecolor="white", linewidth=0.4, label=method_name(name),
+                error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
+            )  # fmt: skip
+        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set_ylabel(f"Harm: {benchmark_name(rows[0]['benchmark'])} (%)")
+        ax.set_ylim(bottom=0)
+        ax.set_title(
+            f"Harm by category ({group['model']}, {group['task']}, test half)", loc="left", fontsize=10
+        )
+        fig.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5)
+    return paths
+
+
+def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
+    """Each seed's rate per method, with the mean; only for two seeds or more."""
+    harm = next(iter(group["harm"]), None)
+    panels = [
+        (group["utility"], "Utility"),
+        (harm, "Harm"),
+        (next(iter(group["over_refusal"]), None), "Over-refusal"),
+    ]
+    panels = [(b, label) for b, label in panels if b]
+    paths: list[Path] = []
+    if len(group["seeds"]) < 2 or not panels:
+        return paths
+    rows = group["headline"]
+    with figure(7.2, 0.9 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (fig, axes):
+        for ax, (benchmark, label) in zip(axes[0], panels, strict=True):
+            for y, row in enumerate(rows):
+                values = [100 * v for v in row["rates"][benchmark]["values"] if not math.isnan(v)]
+                if values:
+                    colour, marker = style(row["method"])
+                    ax.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.5, alpha=0.5)
+                    ax.plot(
+                        values,
+                        [y] * len(values),
+                        marker,
+                        color=colour,
+                        markersize=7,
+                        markeredgecolor="white",
+                        markeredgewidth=0.4,
+                        linestyle="none",
+                    )
+                    ax.plot(
+                        sum(values) / len(values), y, "|", color="#000000", markersize=13, markeredgewidth=1.5
+                    )
+            ax.set_yticks(
+                range(len(rows)), [method_name(r["name"]) for r in rows] if ax is axes[0][0] else []
+            )
+            ax.set_ylim(len(rows) - 0.5, -0.5)
+            ax.set_title(f"{label}: {benchmark_name(benchmark)} (%)", fontsize=9)
+        fig.suptitle(
+            f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test "
+            "half)",
+            fontsize=10,
+            x=0.01,
+            ha="left",
+        )
+    return paths
+
+
+def training(entries: list[Entry], stem: Path) -> list[Path]:
+    """Training loss of every fine-tuning, a line per seed."""
+    curves: dict[str, list[tuple[Any, list[dict[str, Any]]]]] = {}
+    for entry in entries:
+        for name, rows in training_curves(entry).items():
+            if rows:
+                curves.setdefault(name, []).append((entry.spec["seed"], rows))
+    paths: list[Path] = []
+    if not curves:
+        return paths
+    with figure(max(4.0, 2.4 * len(curves)), 2.6, paths, stem, cols=len(curves)) as (_, axes):
+        for ax, (name, lines) in zip(axes[0], curves.items(), strict=True):
+            for i, (seed, rows) in enumerate(lines):
+                x, y = [r.get("step", j) for j, r in enumerate(rows)], [r["loss"] for r in rows]
+                ax.plot(
+                    x,
+                    y,
+                    color=("#0072B2", "#D55E00", "#009E73", "#CC79A7")[i % 4],
+                    linewidth=1.4,
+                    linestyle=("-", "--", ":", "-.")[i % 4],
+                    label=f"seed {seed}",
+                )
+            ax.set_title(name, fontsize=9.5)
+            ax.set_xlabel("step")
+            ax.set_ylim(bottom=0)
+        axes[0][0].set_ylabel("training loss (answer tokens)")
+        axes[0][-1].legend(fontsize=8)
+    return paths
