@@ -26,9 +26,14 @@ MISSING = math.nan
 
 
 def name_of(point: Point, entry: Entry) -> str:
-    """The method, with the way of combining where a run holds several."""
-    ways = {p.spec.get("combine") for p in entry.points if p.method == point.method}
-    return point.method if len(ways) < 2 else f"{point.method} ({point.spec.get('combine')})"
+    """The method, with the way of combining and the random draw where a run holds several: each is a row of its own."""
+    alike = [p for p in entry.points if p.method == point.method]
+    parts = []
+    if len({p.spec.get("combine") for p in alike}) > 1:
+        parts.append(str(point.spec.get("combine")))
+    if len({p.spec.get("draw") for p in alike}) > 1:
+        parts.append(f"draw {point.spec.get('draw')}")
+    return f"{point.method} ({', '.join(parts)})" if parts else point.method
 
 
 def rate_of(entry: Entry, point: Point | None, benchmark: str | None, split: str) -> statistics.Rate:

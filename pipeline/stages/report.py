@@ -75,6 +75,7 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
                 "tau_setting": point.tau_setting,
                 "alpha": point.alpha,
                 "combine": point.combine if point.repair.kind == "blend" else None,
+                "draw": point.selection.seed if point.selection.rule == "random" else None,
                 "merged_modules": len(c.selected),
                 "modules": c.modules,
                 "selected": list(c.selected),

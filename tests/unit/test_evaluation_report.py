@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -214,6 +215,22 @@ def test_choice_looks_at_the_development_half_only(tmp_path):
     chosen = next(p for p in before.values() if p.method == "safemerge")
     assert before["random"].spec["merged_modules"] == chosen.spec["merged_modules"]
     assert before["random"].spec["alpha"] == chosen.spec["alpha"]
+
+
+def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(tmp_path):
+    path = write_run(tmp_path, n=20, seeds=(3,))
+    _, [entry] = results.load(path)
+    drawn = [p for p in entry.points if p.method == "random"]
+    entry.points = [p for p in entry.points if p.method != "random"]
+    for draw in (0, 1):
+        entry.points += [dataclasses.replace(p, spec={**p.spec, "draw": draw}) for p in drawn]
+    chosen, _ = choose_points(entry, "dev")
+    rows = [name for name in chosen if name.startswith("random")]
+    assert rows == ["random (draw 0)", "random (draw 1)"]
+    ours = next(p for p in chosen.values() if p.method == "safemerge").spec
+    assert {(chosen[r].spec["merged_modules"], chosen[r].spec["alpha"]) for r in rows} == {
+        (ours["merged_modules"], ours["alpha"])
+    }
 
 
 def test_importing_everything_needs_no_torch():
