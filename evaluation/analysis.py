@@ -45,6 +45,7 @@ def _group(entries: list[Entry], keep: float, slack: float) -> dict[str, Any]:
         "rule": selection.rule_text(keep, slack),
         "headline": headline(entries, [chosen for chosen, _ in honest], "test"),
         "paper": headline(entries, [chosen for chosen, _ in best], "all"),
+        "recovery": recovery(entries, [chosen for chosen, _ in honest]),
         "choices": [c for _, choices in honest for c in choices],
         "tests": [t for e, (chosen, _) in zip(entries, honest, strict=True) for t in tests(e, chosen)],
         "categories": categories(entries, [chosen for chosen, _ in honest]),
@@ -79,6 +80,7 @@ def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> Rows:
                 "rates": {b: _over_seeds(pairs, b, split) for b in entries[0].roles},
                 "unsafe_refusal": _unsafe_refusal(pairs, split),
                 "harm_corrected": _corrected(pairs, split),
+                "not_refused": _not_refused(pairs, split),
                 "affected": sorted({g["name"] for e, p in pairs for g in soundness.failed_guards(e, p)}),
             }
         )
@@ -144,6 +146,48 @@ def _corrected(pairs: list[tuple[Entry, Point]], split: str) -> dict[str, Any] |
         statistics.seeds([getattr(r, end) for r in found])[0] for end in ("low", "high")
     )
     return both
+
+
+def _not_refused(pairs: list[tuple[Entry, Point]], split: str) -> dict[str, Any] | None:
+    """Harm by the phrase judge: replies to harmful prompts that hold no refusal. None if it is the primary judge."""
+    rates = []
+    for entry, point in pairs:
+        scored = point.scored.get(next(iter(entry.benchmarks("harm")), ""), {})
+        if "refusal" in scored and entry.judge != "refusal":
+            rates.append(statistics.rate(outcomes(scored["refusal"], split, "harmful")))
+    return summary(rates) if any(rate.n for rate in rates) else None
+
+
+def recovery(entries: list[Entry], chosen: list[Chosen]) -> Rows:
+    """What fine-tuning cost and gained, and how much of either each chosen point leaves; per seed, test half.
+
+    Rates in [0, 1]: `lost` is the harm that fine-tuning added to the aligned model, `won_back` how far a method is below
+    the fine-tuned one again, `gained` the utility that fine-tuning added and `kept` how much of it a method still has.
+    """
+    rows: Rows = []
+    for entry, points in zip(entries, chosen, strict=True):
+        harm, utility = (next(iter(entry.benchmarks(role)), None) for role in ("harm", "utility"))
+        ends = [next((p for p in points.values() if p.method == m), None) for m in ("aligned", "finetuned")]
+        if harm is None or utility is None or None in ends:
+            continue
+        (bad, tuned_bad), (good, tuned_good) = (
+            [rate_of(entry, p, b, "test").value for p in ends] for b in (harm, utility)
+        )
+        for name, point in points.items():
+            if point in ends:
+                continue
+            rows.append(
+                {
+                    "seed": entry.spec["seed"],
+                    "name": name,
+                    "method": point.method,
+                    "lost": tuned_bad - bad,
+                    "won_back": tuned_bad - rate_of(entry, point, harm, "test").value,
+                    "gained": tuned_good - good,
+                    "kept": rate_of(entry, point, utility, "test").value - good,
+                }
+            )
+    return rows
 
 
 def tests(entry: Entry, chosen: Chosen) -> Rows:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluation import sections
+from evaluation import judge_tables, sections
 from evaluation.choosing import Chosen
 from evaluation.literature import SETTINGS
 from evaluation.quality import flags
@@ -32,7 +32,7 @@ CAPTIONS = {
 def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
     """(section title, its tables) of one group, empty tables left out."""
     found = [
-        ("Results", [headline_table(group)]),
+        ("Results", [headline_table(group), sections.recovery_table(group)]),
         ("The paper's protocol: all prompts", [headline_table(group, "paper")]),
         ("Selection", [sections.choices_table(group)]),
         ("Paired tests", [sections.tests_table(group), sections.power_table(group)]),
@@ -40,10 +40,10 @@ def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
         (
             "Judges",
             [
-                sections.judges_table(group),
-                sections.usage_table(group),
-                sections.agreement_table(group),
-                sections.corrected_table(group),
+                judge_tables.judges_table(group),
+                judge_tables.usage_table(group),
+                judge_tables.agreement_table(group),
+                judge_tables.corrected_table(group),
             ],
         ),
         ("Guards", [sections.guards_table(group)]),

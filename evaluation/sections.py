@@ -6,9 +6,10 @@ Tests, categories, judges, guards, quality, power, the paper's numbers, provenan
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-from evaluation.tables import Table, benchmark_name, list_text, method_name, number, percent, rate_text
+from evaluation.tables import Table, benchmark_name, list_text, method_name, percent, rate_text
 
 
 def p_text(p: float) -> str:
@@ -77,88 +78,54 @@ def categories_table(group: dict[str, Any]) -> Table:
     return table
 
 
-def judges_table(group: dict[str, Any]) -> Table:
-    """Calibration of the judges on labelled pairs."""
+def _share(part: float, whole: float) -> float:
+    """part/whole, NaN where there was nothing to win back or keep."""
+    return part / whole if whole > 0 else math.nan
+
+
+def recovery_table(group: dict[str, Any]) -> Table:
+    """How much of the lost safety each method wins back, and how much of the gained utility it keeps."""
     table = Table(
-        "Judges on labelled pairs",
-        ["Judge", "Role", "Sensitivity % [95 %]", "Specificity % [95 %]", "Invalid", "n", "Seed"],
+        "Safety won back and utility kept (test half)",
+        [
+            "Method",
+            "Seed",
+            "Harm added by fine-tuning",
+            "Won back",
+            "Share %",
+            "Utility gained",
+            "Kept",
+            "Share %",
+        ],
         note=(
-            "Sensitivity: unsafe pairs called unsafe. Specificity: safe pairs called safe. Invalid "
-            "answers are in neither."
+            "Points of percent; shares of what fine-tuning changed. More than 100 %: better than the aligned model, or "
+            "than the fine-tuned one. A share of a small difference says little."
         ),
     )
-    for row in group["calibration"]:
-        counts = row["counts"]
-        table.add(
-            row["judge"],
-            "primary" if row["primary"] else "second",
-            rate_text(row["sensitivity"]),
-            rate_text(row["specificity"]),
-            (str(counts["invalid"]), float(counts["invalid"])),
-            (str(counts["n"]), float(counts["n"])),
-            str(row["seed"]),
-        )
-    return table
-
-
-def usage_table(group: dict[str, Any]) -> Table:
-    """What server judges were asked, how often they failed and what they cost."""
-    table = Table(
-        "Server judges",
-        ["Judge", "Seed", "Requests", "Failed for good", "Prompt tokens", "Completion tokens", "Cost"],
-        note="A request that failed for good is an invalid verdict. Cost: by the prices in the configuration.",
-    )
-    for row in group["usage"]:
-        counts = ("requests", "failures", "prompt_tokens", "completion_tokens")
-        table.add(
-            row["judge"],
-            str(row["seed"]),
-            *((str(row[key]), float(row[key])) for key in counts),
-            (f"{row['cost']:.4f}", row["cost"]),
-        )
-    return table
-
-
-def agreement_table(group: dict[str, Any]) -> Table:
-    """Agreement between judges over all completions."""
-    table = Table(
-        "Agreement between judges, all adapters",
-        ["Benchmark", "Judges", "Cohen's κ", "Agree %", "Verdicts", "Invalid in either"],
-    )
-    for row in group["agreement"]:
-        table.add(
-            benchmark_name(row["benchmark"]),
-            " / ".join(row["judges"]),
-            (number(row["kappa"], 2), row["kappa"]),
-            (percent(row["agreed"]), row["agreed"]),
-            (str(row["n"]), float(row["n"])),
-            (str(row["invalid"]), float(row["invalid"])),
-        )
-    return table
-
-
-def corrected_table(group: dict[str, Any]) -> Table:
-    """Observed and corrected harm side by side."""
-    table = Table(
-        f"Harm corrected for the judge's errors ({benchmark_name(next(iter(group['harm']), None))}, test "
-        "half)",
-        ["Method", "Observed %", "Corrected %", "Refused, unsafe half of the over-refusal set %"],
-        note=(
-            "Rogan-Gladen correction by the primary judge's sensitivity and specificity; the "
-            "calibration pairs are another "
-            "distribution than these completions, so this is a sensitivity analysis, not the headline."
-        ),
-    )
-    for row in group["headline"]:
-        observed = row["rates"].get(next(iter(group["harm"]), ""))
-        fixed = row["harm_corrected"]
+    for index, row in enumerate(group["recovery"]):
+        safety, utility = _share(row["won_back"], row["lost"]), _share(row["kept"], row["gained"])
         table.add(
             method_name(row["name"]),
-            rate_text(observed, counts=False),
-            rate_text(fixed and {**fixed, "invalid": 0}, counts=False),
-            rate_text(row["unsafe_refusal"], counts=False),
+            str(row["seed"]),
+            *((f"{100 * row[key]:+.1f}", row[key]) for key in ("lost", "won_back")),
+            (percent(safety), safety),
+            *((f"{100 * row[key]:+.1f}", row[key]) for key in ("gained", "kept")),
+            (percent(utility), utility),
         )
+        if row["method"] == "safemerge":
+            table.marked.add(index)
     return table
+
+
+def recovery_lines(group: dict[str, Any]) -> list[str]:
+    """SafeMERGE's rows of the recovery table as sentences."""
+    return [
+        f"Seed {row['seed']}: fine-tuning added {100 * row['lost']:.0f} points of harm; SafeMERGE's chosen point wins back "
+        f"{100 * row['won_back']:.0f} ({percent(_share(row['won_back'], row['lost']), 0)} %) and keeps "
+        f"{percent(_share(row['kept'], row['gained']), 0)} % of the {100 * row['gained']:.0f} points of utility gained."
+        for row in group["recovery"]
+        if row["method"] == "safemerge"
+    ]
 
 
 def choices_table(group: dict[str, Any]) -> Table:
@@ -272,7 +239,7 @@ def provenance_table(runs: list[dict[str, Any]], groups: list[dict[str, Any]]) -
         table.add(
             str(run.get("run", "")),
             str(run.get("created", "")),
-            commit_text(run),
+            commit_text(run) + made_text(run).replace("`", ""),
             list_text(seeds),
             machine_text(run),
             f"{(run.get('wall_time_s') or 0) / 60:.1f} min",
@@ -285,6 +252,12 @@ def commit_text(run: dict[str, Any]) -> str:
     """Short commit, "+ changes" when the tree was dirty."""
     git = run.get("git") or {}
     return str(git.get("commit") or "unknown")[:10] + (" + uncommitted changes" if git.get("dirty") else "")
+
+
+def made_text(run: dict[str, Any]) -> str:
+    """The commits that made the artifacts, where they are others than the reporting one."""
+    commits = [c for c in run.get("made_by") or [] if c != str((run.get("git") or {}).get("commit"))[:10]]
+    return f" from artifacts of {', '.join(f'`{c}`' for c in commits)}" if commits else ""
 
 
 def machine_text(run: dict[str, Any]) -> str:

@@ -140,6 +140,7 @@ def over_seeds(config: Config, runs: Path) -> Path | None:
         "run": name,
         "wall_time_s": round(sum(run["wall_time_s"] for run in members), 1),
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
+        "made_by": sorted({commit for run in members for commit in run.get("made_by", [])}),
         "runs": [entry for run in members for entry in run["runs"]],
     }
     _save({**members[0], **together}, path)
@@ -147,12 +148,16 @@ def over_seeds(config: Config, runs: Path) -> Path | None:
 
 
 def _cost(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
-    """The largest peak memory (bytes) of the processes that made the run's artifacts, whenever that was."""
+    """The largest peak memory (bytes) of the processes that made the run's artifacts, and the commits that made them."""
     steps = [x.base, x.aligned, x.alignment, x.guard, *x.trained, *x.prepared, *_needed(x, candidates)]
     manifests = [
         json.loads((store.path(s) / MANIFEST).read_text()) for s in steps if s is not None and store.has(s)
     ]
-    return {"peak_memory_bytes": max((m["peak_memory_bytes"] for m in manifests), default=0)}
+    made_by = {str((m.get("git") or {}).get("commit") or "unknown")[:10] for m in manifests}
+    return {
+        "peak_memory_bytes": max((m["peak_memory_bytes"] for m in manifests), default=0),
+        "made_by": sorted(made_by),
+    }
 
 
 def write(

@@ -19,6 +19,7 @@ from synthetic_run import EVIL, write_run
 
 from data.errors import UserError
 from evaluation import page, readme, results, selection, statistics, tables
+from evaluation.analysis import analyse
 from evaluation.choosing import choose_points
 from evaluation.report import build_report, main, print_headline
 from evaluation.selection import Candidate
@@ -231,6 +232,23 @@ def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(t
     assert {(chosen[r].spec["merged_modules"], chosen[r].spec["alpha"]) for r in rows} == {
         (ours["merged_modules"], ours["alpha"])
     }
+
+
+def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_path):
+    path = write_run(tmp_path, n=60, seeds=(3,))
+    _, entries = results.load(path)
+    [group] = analyse(entries)
+    rates = {row["name"]: row["rates"] for row in group["headline"]}
+    [ours] = [row for row in group["recovery"] if row["method"] == "safemerge"]
+    harm, utility = group["harm"][0], group["utility"]
+    value = {(m, b): rates[m][b]["value"] for m in rates for b in (harm, utility)}
+    assert ours["lost"] == pytest.approx(value["finetuned", harm] - value["aligned", harm])
+    assert ours["won_back"] == pytest.approx(value["finetuned", harm] - value["safemerge", harm])
+    assert ours["kept"] == pytest.approx(value["safemerge", utility] - value["aligned", utility])
+    text = readme.block([path])
+    share = 100 * ours["won_back"] / ours["lost"]
+    assert f"wins back {100 * ours['won_back']:.0f} ({share:.0f} %)" in text
+    assert "Judge `guard` on labelled pairs that it was not tuned on: sensitivity 96 % (46/48)" in text
 
 
 def test_importing_everything_needs_no_torch():
