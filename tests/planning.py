@@ -1,0 +1,32 @@
+"""Experiments that are planned but not run: composed configs, and stores filled with pretended artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose
+
+from pipeline import plan
+from pipeline.config import check
+from pipeline.merging.table import ModuleRow, write_table
+from pipeline.store import Step, Store
+
+
+def experiment(*overrides: str, model: str = "tiny") -> plan.Experiment:
+    return plan.build(check(compose("config", [f"model={model}", *overrides])))
+
+
+def fill(store: Store, step: Step) -> Path:
+    """Pretend that a step was made."""
+    store.partial(step).mkdir(parents=True)
+    store.commit(step, {})
+    return store.path(step)
+
+
+def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list[plan.Candidate]:
+    rows = [
+        ModuleRow(f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0)
+        for i, rho in enumerate(rhos)
+    ]
+    write_table(fill(store, x.similarity) / "similarity.csv", rows)
+    return plan.candidates(x, store)
