@@ -133,7 +133,8 @@ def _vllm(
     extra: dict[str, Any] = (
         {"gpu_memory_utilization": gpu_memory_utilization, "tensor_parallel_size": tensor_parallel_size}
         if cuda
-        else {}
+        # Its default on a CPU, 128 tokens, is longer than most prompts: no two would share a cached beginning.
+        else {"block_size": 32}
     )
     return LLM(
         model=model,
