@@ -35,3 +35,30 @@ def pair(items: list[Row], completions: list[Row], what: str = "completions") ->
             "they come from different item files, generate or judge again"
         )
     return [(item, table[key]) for key, item in wanted.items()]
+
+
+def verdict_rows(
+    items: list[Row], completions: list[Row], verdicts: list[Row] | None
+) -> list[tuple[Row, Row, Row]]:
+    """(item, its verdict, what every judged benchmark says of it), in the order of the items.
+
+    The third holds id, category, half, verdict and invalid (neither safe nor unsafe). No verdicts: the phrase judge.
+    """
+    from evaluation.judges import refusal_verdicts
+
+    pair(items, completions)
+    found = refusal_verdicts(completions) if verdicts is None else verdicts
+    return [
+        (
+            item,
+            verdict,
+            {
+                "id": item["id"],
+                "category": item.get("category") or "",
+                "half": item.get("half", "test"),
+                "verdict": verdict["verdict"],
+                "invalid": verdict["verdict"] not in ("safe", "unsafe"),
+            },
+        )
+        for item, verdict in pair(items, found, "verdicts")
+    ]

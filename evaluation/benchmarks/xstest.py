@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluation.benchmarks.common import pair
+from evaluation.benchmarks.common import verdict_rows
 
 
 def score(
@@ -32,19 +32,11 @@ def score(
 
     No verdicts: phrase judge.
     """
-    from evaluation.judges import refusal_verdicts
-
-    verdicts = refusal_verdicts(completions) if verdicts is None else verdicts
-    pair(items, completions)
     return [
         {
-            "id": item["id"],
-            "category": item.get("category") or "",
-            "half": item.get("half", "test"),
+            **row,
             "benign": item.get("label") != "harmful",
-            "verdict": verdict["verdict"],
             "refused": {"safe": True, "unsafe": False}.get(verdict["verdict"]),
-            "invalid": verdict["verdict"] not in ("safe", "unsafe"),
         }
-        for item, verdict in pair(items, verdicts, "verdicts")
+        for item, verdict, row in verdict_rows(items, completions, verdicts)
     ]
