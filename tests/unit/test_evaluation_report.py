@@ -246,6 +246,7 @@ def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_p
     assert ours["won_back"] == pytest.approx(value["finetuned", harm] - value["safemerge", harm])
     assert ours["kept"] == pytest.approx(value["safemerge", utility] - value["aligned", utility])
     text = readme.block([path])
+    assert "## Guards" not in text and "## Guards" in readme.block([path], whole=True)
     share = 100 * ours["won_back"] / ours["lost"]
     assert f"wins back {100 * ours['won_back']:.0f} ({share:.0f} %)" in text
     assert "Judge `guard` on labelled pairs that it was not tuned on: sensitivity 96 % (46/48)" in text
