@@ -17,7 +17,7 @@ from data.errors import UserError
 from evaluation.analysis import analyse
 from evaluation.judge_tables import judge_lines
 from evaluation.page import all_notes, failures, group_tables
-from evaluation.results import load
+from evaluation.results import keep_of, load
 from evaluation.sections import commit_text, machine_text, made_text, recovery_lines
 from evaluation.tables import headline_table, list_text, markdown
 
@@ -27,7 +27,8 @@ START, END = "<!-- results:start -->", "<!-- results:end -->"
 def block(run_jsons: Sequence[Path], *, whole: bool = False) -> str:
     """The generated part: a table per group (`whole`: all of the report's), notes, and the provenance line."""
     loaded = [load(path) for path in run_jsons]
-    groups = analyse([entry for _, entries in loaded for entry in entries])
+    keep = keep_of([run for run, _ in loaded])
+    groups = analyse([entry for _, entries in loaded for entry in entries], keep=keep)
     parts = []
     for group in groups:
         table = headline_table(group)

@@ -23,7 +23,7 @@ from evaluation import figures, page, selection
 from evaluation.analysis import analyse
 from evaluation.choosing import Chosen, choose_points
 from evaluation.literature import against_ours
-from evaluation.results import Entry, load, long_rows, plain, write_results
+from evaluation.results import Entry, keep_of, load, long_rows, plain, write_results
 from evaluation.sections import literature_table
 from evaluation.tables import Table, headline_table, latex
 
@@ -46,7 +46,7 @@ def build_report(
     run_json: Path | Sequence[Path],
     output: Path,
     *,
-    keep: float = selection.KEEP,
+    keep: float | None = None,
     slack: float = selection.SLACK,
     browsed: int = page.BROWSED,
 ) -> ReportSummary:
@@ -54,6 +54,7 @@ def build_report(
     loaded = [load(Path(path)) for path in ([run_json] if isinstance(run_json, str | Path) else run_json)]
     runs, entries = [run for run, _ in loaded], [entry for _, its in loaded for entry in its]
     _distinct(entries)
+    keep = keep_of(runs) if keep is None else keep
     groups = analyse(entries, keep=keep, slack=slack)
     chosen = [(entry, choose_points(entry, "dev", keep, slack)[0]) for entry in entries]
     rows = [row for entry in entries for row in long_rows(entry)]
@@ -206,7 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the report; it is replaced")
     parser.add_argument(
-        "--keep", type=float, default=selection.KEEP, help="share of the gained utility to keep (default 0.9)"
+        "--keep",
+        type=float,
+        help="share of the gained utility to keep (default: as the runs were configured)",
     )
     options = parser.parse_args(arguments)
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from evaluation import quality, statistics
+from evaluation import quality, selection, statistics
 from evaluation.judges import corrected_rate
 
 Rows = list[dict[str, Any]]
@@ -105,6 +105,14 @@ def read_run(path: Path) -> dict[str, Any]:
     if not isinstance(run, dict) or not run.get("runs"):
         raise UserError(f"{path} holds no runs: give the run.json that the report stage writes")
     return dict(run)
+
+
+def keep_of(runs: list[dict[str, Any]]) -> float:
+    """The share of the gained utility that the runs' own configuration asks a chosen point to keep."""
+    found = {((run.get("config") or {}).get("selection") or {}).get("keep_gain") for run in runs} - {None}
+    if len(found) > 1:
+        raise UserError(f"the runs were made with different selection.keep_gain ({found}); give --keep")
+    return float(found.pop()) if found else selection.KEEP
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Entry]]:

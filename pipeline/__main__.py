@@ -44,8 +44,7 @@ def prepare(x: plan.Experiment, runner: Runner) -> None:
     before_alignment = [s for s in (x.alignment, x.guard) if s is not None]
     if before_alignment:
         runner.ensure("alignment and judge", before_alignment)
-    runner.ensure("aligned model", [x.aligned])
-    runner.ensure("judge models", list(x.judge_models.values()))
+    runner.ensure("aligned and judge models", [x.aligned, *x.judge_models.values()])
 
 
 def finetune(x: plan.Experiment, runner: Runner) -> None:

@@ -217,7 +217,7 @@ def parity(experiment: Experiment, adapter: Source | None) -> Step:
     settings = {
         "dtype": experiment.config.generation.dtype,
         "system_prompt": experiment.config.model.system_prompt,
-        "prompts_per_benchmark": 2,
+        "prompts_per_benchmark": 1,
     }
     inputs: dict[str, Source] = {"model": experiment.aligned, **replies}
     if adapter is not None:

@@ -110,8 +110,9 @@ def train(job: Job, share: tuple[int, int]) -> None:
         [{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded]
     )
     cuda = torch.cuda.is_available()
-    # Large models are kept in bfloat16; small ones in float32, with bf16 for the products alone (autocast).
-    dtype = torch.bfloat16 if args["bf16"] and cuda else torch.float32
+    # The frozen weights in bfloat16, LoRA's own in float32 (PEFT's default). V does not suffer: the alignment LoRA is
+    # folded into float32 weights.
+    dtype = torch.bfloat16 if args["bf16"] else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     config = SFTConfig(
         output_dir=str(job.output / "checkpoints"),
