@@ -109,10 +109,11 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def keep_of(runs: list[dict[str, Any]]) -> float:
     """The share of the gained utility that the runs' own configuration asks a chosen point to keep."""
-    found = {((run.get("config") or {}).get("selection") or {}).get("keep_gain") for run in runs} - {None}
+    settings = [(run.get("config") or {}).get("selection") or {} for run in runs]
+    found = {float(its["keep_gain"]) for its in settings if "keep_gain" in its}
     if len(found) > 1:
         raise UserError(f"the runs were made with different selection.keep_gain ({found}); give --keep")
-    return float(found.pop()) if found else selection.KEEP
+    return found.pop() if found else selection.KEEP
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Entry]]:

@@ -40,10 +40,10 @@ def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
         memory = {"prepare": "3 GiB", "finetune": "4 GiB", "generate": "4 GiB", "judge": "4 GiB"}
         small = parameters < 1e7
         time = {
-            "prepare": "~30 s" if small else "~2 min",
+            "prepare": "~30 s" if small else "~4 min",
             "finetune": "~10 s each" if small else "~1-2 min each",
         }
-        time |= {"generate": "~30 s" if small else "~4 min", "judge": "~30 s" if small else "~2 min"}
+        time |= {"generate": "~30 s" if small else "~5 min", "judge": "~30 s" if small else "~1 min"}
     return memory.get(stage, "1 GiB"), time.get(stage, light.get(stage, ""))
 
 
@@ -76,7 +76,8 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     replies = {
         (c.point.label, b): plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark
     }
-    stages["generate"] = list(replies.values())
+    checks = [plan.parity(x, c.adapter) for c in candidates] if x.config.generation.temperature == 0 else []
+    stages["generate"] = [*replies.values(), *checks]
     stages["judge"] = [
         plan.verdicts(x, step, j) for (_, b), step in replies.items() for j in plan.judges_of(x, b)
     ]
