@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.errors import UserError
+from pipeline import precision
 
 STAGES = ("prepare", "finetune", "similarity", "merge", "generate", "judge", "report")
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
@@ -90,8 +91,12 @@ class Role(_Section):
     args: dict[str, Any] = {}
 
 
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
 class Train(_Section):
     devices: int = Field(ge=1)
+    dtype: Dtype
     lora: Lora
     args: dict[str, Any]
     task: Role
@@ -103,7 +108,7 @@ class Train(_Section):
 
 class Generation(_Section):
     backend: Literal["vllm", "transformers"]
-    dtype: Literal["bfloat16", "float16", "float32"]
+    dtype: Dtype
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     seed: int
@@ -254,6 +259,15 @@ def check(cfg: DictConfig) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error)) from error
+    # From here on the precision is what this machine computes in: it goes into keys, manifests and the report.
+    config.train.dtype = precision.resolve(config.train.dtype)
+    config.generation.dtype = precision.resolve(config.generation.dtype)
+    for setting in ("bf16", "fp16"):
+        if setting in config.train.args:
+            raise UserError(
+                f"train.args.{setting}={config.train.args[setting]}: the precision is set by train.dtype "
+                "(auto, bfloat16, float16 or float32)"
+            )
     for name, node in config.method.items():
         function, knobs = bind(node, f"method.{name}")
         function(**knobs)  # a method's constructor checks the range of its knobs

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import UserError
-from pipeline import provenance
 from pipeline.config import Judge, Member
 from pipeline.plan import Experiment
+from pipeline.precision import gpus
 from pipeline.store import Step, Store
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
@@ -76,7 +76,7 @@ def missing(x: Experiment, store: Store) -> list[str]:
     wanted = set(config.stages) & {"prepare", "finetune", "generate", "judge"}
     parameters = config.model.parameters
     if parameters > 1e9 and wanted:
-        need, have = gpu_gib(parameters), max((g["memory_gib"] for g in provenance.gpus()), default=0.0)
+        need, have = gpu_gib(parameters), max((g["memory_gib"] for g in gpus()), default=0.0)
         if have < need:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
             lacks.append(f"a GPU with {need:.0f} GiB ({seen})")

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.precision import gpus, instruction_sets
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -73,22 +75,11 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
+        "instruction_sets": instruction_sets(),
         "memory_gib": memory,
         "gpus": gpus(),
         "python": platform.python_version(),
     }
-
-
-@functools.cache
-def gpus() -> list[dict[str, Any]]:
-    """Name and memory (GiB) of each NVIDIA GPU, by nvidia-smi; empty without one."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [line.split(",") for line in done.stdout.splitlines() if "," in line]
-    return [{"name": name.strip(), "memory_gib": round(float(memory) / 1024, 1)} for name, memory in rows]
 
 
 def collect() -> dict[str, Any]:

@@ -63,6 +63,7 @@ def lora(config: Config, role: str, model: Step, rows: dict[str, Step], section:
     settings = {
         "role": role,
         "lora": config.train.lora.model_dump(),
+        "dtype": config.train.dtype,
         "args": {**config.train.args, **section.args},
         "seed": seed,
         "system_prompt": config.model.system_prompt,

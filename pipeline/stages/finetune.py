@@ -110,10 +110,10 @@ def train(job: Job, share: tuple[int, int]) -> None:
         [{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded]
     )
     cuda = torch.cuda.is_available()
-    # The frozen weights in bfloat16, LoRA's own in float32 (PEFT's default). V does not suffer: the alignment LoRA is
+    # The frozen weights in this dtype, LoRA's own in float32 (PEFT's default). V does not suffer: the alignment LoRA is
     # folded into float32 weights.
-    dtype = torch.bfloat16 if args["bf16"] else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    dtype = settings["dtype"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     config = SFTConfig(
         output_dir=str(job.output / "checkpoints"),
         seed=settings["seed"],
@@ -124,6 +124,8 @@ def train(job: Job, share: tuple[int, int]) -> None:
         report_to="none",
         disable_tqdm=True,
         use_cpu=not cuda,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
         **args,
     )
     torch.manual_seed(settings["seed"])  # LoRA's A is drawn when the trainer wraps the model

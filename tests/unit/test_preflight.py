@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from data.errors import UserError
-from pipeline import plan, preflight, provenance
+from pipeline import plan, preflight
 from pipeline.config import check
 from pipeline.store import Store
 
@@ -22,7 +22,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setattr(provenance, "gpus", list)
+    monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(socket, "create_connection", no_network)
 
 
@@ -75,7 +75,7 @@ def test_a_gpu_counts_by_its_memory(
     big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lacks(gib: float) -> bool:
-        monkeypatch.setattr(provenance, "gpus", lambda: [{"name": "x", "memory_gib": gib}])
+        monkeypatch.setattr(preflight, "gpus", lambda: [{"name": "x", "memory_gib": gib}])
         return any("GPU" in text for text in preflight.missing(big, Store(tmp_path)))
 
     assert lacks(8.0) and not lacks(79.6)
