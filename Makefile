@@ -2,7 +2,7 @@
 SHELL := bash
 MODEL ?= smollm2-135m
 PY := .venv/bin/python
-export PYTHON BACKEND TORCH_INDEX
+export PYTHON BACKEND TORCH_INDEX INSTALLER
 
 # Only what was given goes on the command line, so that defaults stay in conf/ alone.
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
@@ -14,7 +14,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo
 	@echo 'MODEL=$(MODEL)  TASK=gsm8k|pubmedqa  DATA=bundled|local|hub  SEED=0  ARGS="any=override"'
-	@echo 'for setup: PYTHON=/path/to/python  BACKEND=cpu|cuda  TORCH_INDEX=url'
+	@echo 'for setup: PYTHON=/path/to/python  BACKEND=cpu|cuda  TORCH_INDEX=url  INSTALLER=uv|pip'
 
 setup: ## make .venv from the lock; nothing to do the second time
 	@requirements/setup.sh
