@@ -60,6 +60,8 @@ def capped(flags: frozenset[str]) -> frozenset[str]:
         return frozenset(f for f in flags if not f.startswith(("avx512", "amx")))
     if onednn in ("AVX512_CORE", "AVX512_CORE_VNNI"):
         return frozenset(f for f in flags if not f.startswith(("avx512_bf16", "amx")))
+    if onednn.startswith(("AVX512_CORE", "AVX10")) and "AMX" not in onednn:
+        return frozenset(f for f in flags if not f.startswith("amx"))
     return flags
 
 
@@ -74,7 +76,10 @@ def _torch_has_cuda() -> bool:
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False
-    text = (Path(spec.origin).parent / "version.py").read_text()
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text()
+    except OSError:  # a half-installed torch, which the import will complain of
+        return False
     return not any(line.startswith("cuda") and line.rstrip().endswith("None") for line in text.splitlines())
 
 
@@ -86,20 +91,26 @@ def gpus() -> list[dict[str, Any]]:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [line.split(",", 2) for line in done.stdout.splitlines() if line.count(",") >= 2]
-    return [
-        {
-            "name": name.strip(),
-            "memory_gib": round(float(memory) / 1024, 1),
-            "compute_capability": capability.strip(),
-        }
-        for memory, capability, name in rows
-    ]
+    found = []
+    for line in done.stdout.splitlines():
+        try:
+            memory, capability, name = line.split(",", 2)
+            gib = (
+                round(float(memory) / 1024, 1) if memory.strip()[:1].isdigit() else 0.0
+            )  # shared memory: "[N/A]"
+            float(capability)
+        except ValueError:  # no such row, or a GPU that does not say what it can do
+            continue
+        found.append({"name": name.strip(), "memory_gib": gib, "compute_capability": capability.strip()})
+    return found
 
 
 def cuda_capability() -> tuple[int, int] | None:
-    """The lowest compute capability of the GPUs that torch can use here; None without one."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1") or not _torch_has_cuda():
+    """The lowest compute capability of all GPUs here, hidden ones too; None where torch can use none."""
+    if (
+        os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
+        or not _torch_has_cuda()
+    ):
         return None
     found = [tuple(map(int, gpu["compute_capability"].split("."))) for gpu in gpus()]
     return min(found)[:2] if found else None  # type: ignore[return-value]
