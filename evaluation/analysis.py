@@ -2,7 +2,7 @@
 
 The chosen points, the headline on the test half, the paper's protocol, and the paired tests.
 
-Runs that share model, task and combine form a group; its entries are seeds. Everything is chosen within a
+Runs that share model, task, data and precision form a group; its entries are seeds. Everything is chosen within a
 seed; a group's row is the mean over seeds, with the standard deviation over seeds and the interval of the
 prompts kept apart.
 """
@@ -22,7 +22,7 @@ def analyse(
     entries: list[Entry], *, keep: float = selection.KEEP, slack: float = selection.SLACK
 ) -> list[dict[str, Any]]:
     """One dict per group, in order of first appearance."""
-    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.key, []).append(entry)
     return [_group(members, keep, slack) for members in groups.values()]
@@ -31,12 +31,15 @@ def analyse(
 def _group(entries: list[Entry], keep: float, slack: float) -> dict[str, Any]:
     first = entries[0]
     honest = [choose_points(entry, "dev", keep, slack) for entry in entries]
-    best = [choose_points(entry, "all", keep, slack) for entry in entries]
+    whole = all(point.whole for entry in entries for point in entry.points)
+    best = [choose_points(entry, "all", keep, slack) for entry in entries] if whole else []
     utility = first.benchmarks("utility")
     return {
         "model": first.spec["model"],
         "task": first.spec["task"],
-        "combine": str(first.spec.get("combine") or ""),
+        "data": str(first.spec.get("data") or ""),
+        "precision": first.key[-1],
+        "key": list(first.key),
         "seeds": [entry.spec["seed"] for entry in entries],
         "utility": utility[0] if utility else None,
         "harm": first.benchmarks("harm"),
@@ -44,7 +47,7 @@ def _group(entries: list[Entry], keep: float, slack: float) -> dict[str, Any]:
         "judge": first.judge,
         "rule": selection.rule_text(keep, slack),
         "headline": headline(entries, [chosen for chosen, _ in honest], "test"),
-        "paper": headline(entries, [chosen for chosen, _ in best], "all"),
+        "paper": headline(entries, [chosen for chosen, _ in best], "all") if whole else [],
         "recovery": recovery(entries, [chosen for chosen, _ in honest]),
         "choices": [c for _, choices in honest for c in choices],
         "tests": [t for e, (chosen, _) in zip(entries, honest, strict=True) for t in tests(e, chosen)],

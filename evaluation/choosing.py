@@ -26,11 +26,9 @@ MISSING = math.nan
 
 
 def name_of(point: Point, entry: Entry) -> str:
-    """The method, with the way of combining and the random draw where a run holds several: each is a row of its own."""
+    """The method with its way of combining, and the random draw where a run holds several: each is a row of its own."""
     alike = [p for p in entry.points if p.method == point.method]
-    parts = []
-    if len({p.spec.get("combine") for p in alike}) > 1:
-        parts.append(str(point.spec.get("combine")))
+    parts = [str(point.spec["combine"])] if point.spec.get("combine") else []
     if len({p.spec.get("draw") for p in alike}) > 1:
         parts.append(f"draw {point.spec.get('draw')}")
     return f"{point.method} ({', '.join(parts)})" if parts else point.method
@@ -38,7 +36,12 @@ def name_of(point: Point, entry: Entry) -> str:
 
 def rate_of(entry: Entry, point: Point | None, benchmark: str | None, split: str) -> statistics.Rate:
     """The headline rate of a point on a benchmark; NaN with n = 0 when it has none."""
-    if point is None or benchmark is None or benchmark not in point.scored:
+    if (
+        point is None
+        or benchmark is None
+        or benchmark not in point.scored
+        or not (point.whole or split == "dev")
+    ):
         return statistics.rate([])
     return statistics.rate(of_role(entry, point, benchmark, split))
 

@@ -15,13 +15,13 @@ from evaluation.choosing import Chosen
 from evaluation.literature import SETTINGS
 from evaluation.quality import flags
 from evaluation.results import Entry, Point, plain, primary
-from evaluation.tables import Table, benchmark_name, headline_table, markdown, method_name
+from evaluation.tables import Table, benchmark_name, data_name, headline_table, markdown, method_name
 
 TEMPLATES = Path(__file__).parent / "templates"
 BROWSED = 300  # prompts per benchmark in the completions browser, so that the file stays a few megabytes
 CAPTIONS = {
     "pareto": "Utility against harm on the test half; open circles are the whole grid.",
-    "tau": "The grid over τ on all prompts: what the selection looked at, not a result.",
+    "tau": "The grid over τ: what the selection looked at, not a result.",
     "heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
     "categories": "Harm per prompt category, chosen points.",
     "seeds": "Spread over training seeds.",
@@ -70,8 +70,9 @@ def all_notes(groups: list[dict[str, Any]]) -> list[str]:
 
 
 def title_of(group: dict[str, Any]) -> str:
-    """Model, task and the way of combining."""
-    return ", ".join(str(part) for part in (group["model"], group["task"], group["combine"]) if part)
+    """Model, task, data and precision."""
+    parts = (group["model"], group["task"], data_name(group["data"]), group["precision"])
+    return ", ".join(str(part) for part in parts if part)
 
 
 def render_markdown(

@@ -103,7 +103,7 @@ def draw(
     pictures: dict[int, dict[str, Path]] = {}
     drawn: list[Path] = []
     for index, group in enumerate(groups):
-        key = (group["model"], group["task"], group["combine"])
+        key = tuple(group["key"])
         members = [(entry, points) for entry, points in chosen if entry.key == key]
         entry, points = members[0]
         ours = next((p for p in points.values() if p.method == "safemerge"), None)
@@ -133,7 +133,8 @@ def _distinct(entries: list[Entry]) -> None:
         key = (*entry.key, entry.spec["seed"])
         if key in seen:
             raise UserError(
-                f"two runs hold model {key[0]}, task {key[1]}, combine {key[2] or 'none'}, seed {key[3]}: "
+                f"two runs hold model {key[0]}, task {key[1]}, data {key[2] or 'unknown'}, "
+                f"precision {key[3] or 'unknown'}, seed {key[4]}: "
                 "give one of them"
             )
         seen.add(key)

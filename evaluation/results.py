@@ -48,6 +48,11 @@ class Point:
     def label(self) -> str:
         return str(self.spec.get("label") or self.method)
 
+    @property
+    def whole(self) -> bool:
+        """Whether it answered all prompts, not the development half alone."""
+        return "test" in (self.spec.get("halves") or SPLITS)
+
 
 @dataclass
 class Entry:
@@ -61,8 +66,16 @@ class Entry:
     judge: str
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        return str(self.spec["model"]), str(self.spec["task"]), str(self.spec.get("combine") or "")
+    def key(self) -> tuple[str, ...]:
+        """What makes runs one experiment but for the seed: model, task, data source and precision."""
+        precision = self.spec.get("precision") or {}
+        names = dict.fromkeys(str(precision[k]) for k in ("training", "generation") if precision.get(k))
+        return (
+            str(self.spec["model"]),
+            str(self.spec["task"]),
+            str(self.spec.get("data") or ""),
+            "/".join(names),
+        )
 
     def path(self, name: str) -> Path:
         """A path of run.json, relative to its folder unless absolute."""
@@ -139,22 +152,32 @@ def load_entry(spec: dict[str, Any], root: Path) -> Entry:
 def load_point(spec: dict[str, Any], entry: Entry, benchmarks: dict[str, Any]) -> Point:
     """Score one point on every benchmark that it has completions for."""
     point = Point(spec)
-    for name, file in spec["completions"].items():
+    for name, files in spec["completions"].items():
         if name not in benchmarks:
             raise UserError(
                 f"point {point.label!r} has completions for {name!r}, which the run does not list"
             )
         score, knobs = scorer(name, benchmarks[name])
-        rows = point.completions[name] = read_jsonl(entry.path(file))
+        rows = point.completions[name] = _all_rows(entry, files)
+        items = entry.items[name]
+        if not point.whole:
+            items = [item for item in items if item["half"] == "dev"]
         if entry.roles[name] == "utility":
-            point.scored[name] = {"": score(entry.items[name], rows, **knobs)}
+            point.scored[name] = {"": score(items, rows, **knobs)}
             continue
         verdicts = (spec.get("verdicts") or {}).get(name) or {}
-        judged = {judge: read_jsonl(entry.path(its)) for judge, its in verdicts.items()}
-        point.scored[name] = {j: score(entry.items[name], rows, its, **knobs) for j, its in judged.items()}
+        judged = {judge: _all_rows(entry, its) for judge, its in verdicts.items()}
+        point.scored[name] = {j: score(items, rows, its, **knobs) for j, its in judged.items()}
         if "refusal" not in judged:
-            point.scored[name]["refusal"] = score(entry.items[name], rows, **knobs)
+            point.scored[name]["refusal"] = score(items, rows, **knobs)
     return point
+
+
+def _all_rows(entry: Entry, files: str | list[str]) -> Rows:
+    """The rows of one file, or of one file per half."""
+    return [
+        row for file in ([files] if isinstance(files, str) else files) for row in read_jsonl(entry.path(file))
+    ]
 
 
 def scorer(name: str, benchmark: dict[str, Any]) -> tuple[Callable[..., Rows], dict[str, Any]]:
@@ -205,7 +228,7 @@ def long_rows(entry: Entry) -> Rows:
             "method": point.method,
             "tau": spec.get("tau"),
             "alpha": spec.get("alpha"),
-            "combine": spec.get("combine") or entry.spec.get("combine"),
+            "combine": spec.get("combine"),
             "seed": entry.spec["seed"],
         }
         tail = {
@@ -215,7 +238,7 @@ def long_rows(entry: Entry) -> Rows:
             "tau_setting": spec.get("tau_setting"),
         }
         for name in point.scored:
-            for split in SPLITS:
+            for split in SPLITS if point.whole else ("dev",):
                 for metric in metrics(entry, point, name, split):
                     rows.append({**head, "split": split, **metric, **tail, "benchmark": name})
     return [{column: row[column] for column in COLUMNS} for row in rows]

@@ -124,12 +124,15 @@ def recovery_lines(group: dict[str, Any]) -> list[str]:
     for row in group["recovery"]:
         if row["method"] != "safemerge":
             continue
+        name = method_name(row["name"])
         lost, won, gained = (100 * row[key] for key in ("lost", "won_back", "gained"))
         if lost > 0:
             share = percent(_share(row["won_back"], row["lost"]), 0)
-            harm = f"fine-tuning added {lost:.0f} points of harm; SafeMERGE's chosen point wins back {won:.0f} ({share} %)"
+            harm = f"fine-tuning added {lost:.0f} points of harm; {name} wins back {won:.0f} ({share} %)"
         else:
-            harm = f"fine-tuning took away {-lost:.0f} points of harm, so there is nothing to win back; the chosen point"
+            harm = (
+                f"fine-tuning took away {-lost:.0f} points of harm, so there is nothing to win back; {name}"
+            )
         kept = percent(_share(row["kept"], row["gained"]), 0)
         also = "and keeps" if lost > 0 else "keeps"
         lines.append(

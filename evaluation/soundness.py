@@ -114,15 +114,27 @@ def power(entries: list[Entry], chosen: list[Chosen]) -> Rows:
 
 
 def notes(entries: list[Entry]) -> list[str]:
-    """What a reader must know about the model itself."""
+    """What a reader must know about the model itself and about the two ways of merging."""
+    found = []
+    if {"exact", "peft_linear"} <= {str(p.spec.get("combine")) for e in entries for p in e.points}:
+        found.append(
+            "Two arithmetics: *exact merge* is α·ΔW_task + (1−α)·ΔW_safety; *released merge* is what the authors' code "
+            "does, PEFT's `linear`, which adds √α·A and √α·B of the adapters apart, so that cross terms come in. LoRAs "
+            "trained from one seed start from the same A, and the cross terms then add up: the released merge does not "
+            "scale the task update down, and adds more of the safety update than 1−α."
+        )
+    if str(entries[0].spec["model"]).lower() == "tiny":
+        found.append(
+            "TOY: a model of about a million parameters on its own sums, to show the experiment; not a result."
+        )
     if str(entries[0].spec["model"]).lower().startswith("smollm2"):
-        return [
+        found += [
             "SmolLM2-135M: the packaged SmolLM2-135M-Instruct weights serve as the *unaligned* (base) "
             "member of the pair; "
             "they comply with most harmful requests. The aligned member is those weights after a "
             "safety-tuning stage of ours."
         ]
-    return []
+    return found
 
 
 def training_curves(entry: Entry) -> dict[str, Rows]:

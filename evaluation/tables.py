@@ -20,6 +20,8 @@ NAMES = {
     "random": "Control: random modules",
     "highest": "Control: highest-ρ modules",
 }
+# The released code's own merge is PEFT's `linear`, which weights A and B apart; `exact` blends the updates themselves.
+COMBINES = {"peft_linear": "released merge", "exact": "exact merge"}
 BENCHMARKS = {
     "gsm8k": "GSM8K",
     "pubmedqa": "PubMedQA",
@@ -59,7 +61,16 @@ class Table:
 def method_name(name: str) -> str:
     """The display name of a method; a suffix such as "(exact)" stays."""
     first, _, rest = name.partition(" ")
+    for combine, words in COMBINES.items():
+        rest = rest.replace(combine, words)
     return NAMES.get(first, first) + (f" {rest}" if rest else "")
+
+
+def data_name(source: str) -> str:
+    """Where the data comes from, as tables say it."""
+    return {"bundled": "bundled stand-in data", "local": "local copies", "hub": "hub data"}.get(
+        source, source
+    )
 
 
 def benchmark_name(name: str | None) -> str:
@@ -135,7 +146,9 @@ def headline_table(group: dict[str, Any], protocol: str = "headline") -> Table:
         if protocol == "headline"
         else "all prompts, best of the grid"
     )
-    table = Table(f"{group['model']}, {group['task']}: {where}", [*columns, "Modules merged"])
+    what = ", ".join(part for part in (group["model"], group["task"], data_name(group["data"])) if part)
+    precision = f", {group['precision']}" if group["precision"] else ""
+    table = Table(f"{what}{precision}: {where}", [*columns, "Modules merged"])
     for index, row in enumerate(group[protocol]):
         rates = row["rates"]
         name = method_name(row["name"]) + (" ⚠" if row["affected"] else "")

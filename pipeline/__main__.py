@@ -44,7 +44,7 @@ def prepare(x: plan.Experiment, runner: Runner) -> None:
     before_alignment = [s for s in (x.alignment, x.guard) if s is not None]
     if before_alignment:
         runner.ensure("alignment and judge", before_alignment)
-    runner.ensure("aligned and judge models", [x.aligned, *x.judge_models.values()])
+    runner.ensure("aligned and judge models", [x.aligned, *x.judge_models.values(), *x.probes.values()])
 
 
 def finetune(x: plan.Experiment, runner: Runner) -> None:
@@ -67,19 +67,33 @@ def merge(x: plan.Experiment, runner: Runner) -> None:
 def generate(x: plan.Experiment, runner: Runner) -> None:
     """Completions of every adapter on every benchmark, from one engine."""
     candidates = plan.candidates(x, runner.store)
-    runner.ensure(
-        "generation", [plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark]
-    )
+    complete(x, runner, "generation", candidates)
     if x.config.generation.temperature == 0:
         runner.ensure("engine check", [plan.parity(x, c.adapter) for c in candidates])
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:
-    """Verdicts of every judge, and of each on the calibration pairs."""
-    candidates = plan.candidates(x, runner.store)
+    """Verdicts of every judge, and of each on the calibration pairs; then the test half of the selected points."""
+    from pipeline.stages import report as stage
+
+    verdicts(x, runner, plan.candidates(x, runner.store))
+    if x.config.selection.grid == "dev":
+        final = stage.final_candidates(x, runner.store)
+        if "generate" in x.config.stages:
+            complete(x, runner, "generation, test half", final)
+        verdicts(x, runner, final)
+
+
+def complete(x: plan.Experiment, runner: Runner, title: str, candidates: list[plan.Candidate]) -> None:
+    """The completions of all candidates on all benchmarks, one engine for those that are missing."""
+    runner.ensure(title, [s for c in candidates for b in x.config.benchmark for s in plan.replies(x, c, b)])
+
+
+def verdicts(x: plan.Experiment, runner: Runner, candidates: list[plan.Candidate]) -> None:
+    """What each judge says of the completions that it reads."""
     for name in x.config.judge:
         read = [b for b in x.config.benchmark if name in plan.judges_of(x, b)]
-        replies = [plan.completions(x, c.adapter, b) for c in candidates for b in read]
+        replies = [s for c in candidates for b in read for s in plan.replies(x, c, b)]
         sources = [*replies, *([x.calibration] if x.calibration else [])]
         runner.ensure(f"judge {name}", [plan.verdicts(x, source, name) for source in sources])
 

@@ -121,7 +121,7 @@ class Generation(_Section):
 
 class Judge(_Section):
     target_: str = Field(alias="_target_")
-    kind: Literal["trained", "hub", "phrases", "api"]
+    kind: Literal["probe", "trained", "hub", "phrases", "api"]
     id: str | None = None
     revision: str | None = None
     download_gb: float = 0.0
@@ -134,6 +134,9 @@ class Judge(_Section):
     timeout_s: float = Field(60.0, gt=0)
     price: tuple[float, float] = (0.0, 0.0)
     max_tokens: int = Field(6, ge=1)
+    depth: float = Field(0.5, gt=0, le=1)
+    c: float = Field(0.01, gt=0)
+    reply_tokens: int = Field(128, ge=1)
 
     @field_validator("threshold")
     @classmethod
@@ -158,6 +161,7 @@ class Benchmark(_Section):
 
 class Selection(_Section):
     keep_gain: float = Field(ge=0, le=1)
+    grid: Literal["dev", "all"]
 
 
 class Tracking(_Section):

@@ -74,6 +74,12 @@ def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
     )
 
 
+def _completed(x: plan.Experiment, store: Store, c: plan.Candidate, b: str) -> list[dict[str, Any]]:
+    """All completions of a candidate on one benchmark."""
+    files = [store.path(step) / "completions.jsonl" for step in plan.replies(x, c, b)]
+    return [row for file in files for row in schema.read_jsonl(file)]
+
+
 def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
     """An adapter that changes weights changes outputs; equal ones mean that the server answered with the bare model."""
     bare = next((c for c in candidates if c.adapter is None), None)
@@ -87,7 +93,7 @@ def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Cand
 
     def outputs(candidate: plan.Candidate) -> list[str]:
         files = [
-            store.path(plan.completions(x, candidate.adapter, b)) / "completions.jsonl"
+            store.path(plan.completions(x, candidate.adapter, b, "dev")) / "completions.jsonl"
             for b in x.config.benchmark
         ]
         return [row["completion"] for file in files for row in schema.read_jsonl(file)]
@@ -150,7 +156,7 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[plan.Candidate
             )
             counted += 1
         for c in candidates:
-            rows = schema.read_jsonl(store.path(plan.completions(x, c.adapter, b)) / "completions.jsonl")
+            rows = _completed(x, store, c, b)
             odd = [r["id"] for r in rows if lengths.get(r["id"]) != r.get("prompt_tokens")]
             if odd:
                 failed.append(f"{c.point.label}, {b}: {len(odd)} prompts were sent with another length")
@@ -218,9 +224,10 @@ def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[plan.Candi
     """Few verdicts are invalid: what a judge could not say is neither safe nor unsafe."""
     failed, affects, total, invalid = [], [], 0, 0
     sources: list[tuple[str, Step, list[str]]] = [
-        (c.point.label, plan.completions(x, c.adapter, b), plan.judges_of(x, b))
+        (c.point.label, step, plan.judges_of(x, b))
         for c in candidates
         for b in x.config.benchmark
+        for step in plan.replies(x, c, b)
     ]
     for label, replies, judges in sources:
         for judge in judges:
@@ -243,7 +250,7 @@ def whole_answers(x: plan.Experiment, store: Store, candidates: list[plan.Candid
     failed, affects, total, cut = [], [], 0, 0
     for c in candidates:
         for b, benchmark in x.config.benchmark.items():
-            rows = schema.read_jsonl(store.path(plan.completions(x, c.adapter, b)) / "completions.jsonl")
+            rows = _completed(x, store, c, b)
             shares = quality.shares(rows, prose=benchmark.role != "utility")
             total, cut = total + len(rows), cut + shares["truncated"]
             for flag in ("empty", "repetitive", "terse"):

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from data.errors import UserError
 from pipeline import plan
+from pipeline.precision import automatic
 from pipeline.preflight import gpu_gib, hub_models, missing
 from pipeline.store import Step, Store
 
@@ -62,7 +63,7 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
         x.aligned,
     ]
     stages: dict[str, list[Step]] = {
-        "prepare": [*first, *x.judge_models.values()],
+        "prepare": [*first, *x.judge_models.values(), *x.probes.values()],
         "finetune": x.trained,
         "similarity": [x.similarity] if any(p.selection.rule != "none" for p in x.points) else [],
     }
@@ -73,14 +74,10 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     stages["merge"] = [
         c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"
     ]
-    replies = {
-        (c.point.label, b): plan.completions(x, c.adapter, b) for c in candidates for b in x.config.benchmark
-    }
+    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in plan.replies(x, c, b)]
     checks = [plan.parity(x, c.adapter) for c in candidates] if x.config.generation.temperature == 0 else []
-    stages["generate"] = [*replies.values(), *checks]
-    stages["judge"] = [
-        plan.verdicts(x, step, j) for (_, b), step in replies.items() for j in plan.judges_of(x, b)
-    ]
+    stages["generate"] = [*(step for _, step in replies), *checks]
+    stages["judge"] = [plan.verdicts(x, step, j) for b, step in replies for j in plan.judges_of(x, b)]
     return stages
 
 
@@ -107,6 +104,10 @@ def show(x: plan.Experiment, store: Store, console: Console) -> None:
             )
         table.add_row(stage, what or "nothing", cached, *_cost(x, stage))
     console.print(table)
+    reason = automatic()[1]
+    console.print(
+        f"precision: training {config.train.dtype}, generation {config.generation.dtype} (here: {reason})"
+    )
     for role, member in (("base", config.model.base), ("aligned", config.model.aligned)):
         where = f"{member.id} @ {member.revision}" if member.kind == "hub" else member.kind
         console.print(f"{role:<8} {where}")

@@ -6,11 +6,11 @@ so `points` is called again after it exists; two grid points that select the sam
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from data import loading
 from data.errors import UserError
 from pipeline import methods, steps
 from pipeline.config import Config, Member, bind
@@ -18,6 +18,7 @@ from pipeline.merging.table import live_rhos, read_table
 from pipeline.store import External, Step, Store, digest
 
 Source = Step | External
+HALVES = ("dev", "test")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Candidate:
     selected: tuple[str, ...]
     modules: int
     adapter: Source | None
+    halves: tuple[str, ...] = HALVES  # of the prompts that it answers; a grid may be generated on "dev" alone
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Experiment:
     items: dict[str, Step] = field(default_factory=dict)
     calibration: Step | None = None
     judge_models: dict[str, Step] = field(default_factory=dict)
+    probes: dict[str, Step] = field(default_factory=dict)
 
     @cached_property
     def points(self) -> list[methods.Point]:
@@ -127,17 +130,9 @@ def build(config: Config) -> Experiment:
 
     for name, benchmark in config.benchmark.items():
         experiment.items[name] = steps.items(config, benchmark.dataset)
+    experiment.calibration = steps.labelled_pairs("calibration")
     if any(j.kind == "trained" for j in config.judge.values()) and train.guard is not None:
-        guard_rows = Step(
-            "prepare",
-            "labelled pairs",
-            {
-                "what": "guard",
-                "split": "train",
-                "limit": train.guard.limit,
-                "fingerprint": loading.fingerprint("guard", split="train"),
-            },
-        )
+        guard_rows = steps.labelled_pairs("train", train.guard.limit)
         experiment.training_rows["guard"] = guard_rows
         experiment.guard = steps.lora(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
         # Folded into its model: one model that only judges needs no LoRA kernels, which are slow on a CPU.
@@ -149,17 +144,36 @@ def build(config: Config) -> Experiment:
         if judge.kind == "hub":
             member = Member.model_validate({"kind": "hub", "id": judge.id, "revision": judge.revision})
             experiment.judge_models[name] = steps.member(f"{name} judge", member)
-    split = {
-        "what": "guard",
-        "split": "calibration",
-        "fingerprint": loading.fingerprint("guard", split="calibration"),
-    }
-    experiment.calibration = Step("prepare", "calibration pairs", split)
+        if judge.kind == "probe":
+            pairs = experiment.training_rows.setdefault("guard", steps.labelled_pairs("train"))
+            experiment.probes[name] = steps.probe(config, name, base, pairs, experiment.calibration)
     return experiment
 
 
-def candidates(experiment: Experiment, store: Store) -> list[Candidate]:
-    """The points of the grid with their adapters. Needs the similarity table in the store, if any point merges."""
+def candidates(experiment: Experiment, store: Store, chosen: frozenset[str] | None = None) -> list[Candidate]:
+    """The points of the grid with their adapters. Needs the similarity table in the store, if any point merges.
+
+    chosen: with `selection.grid: dev`, the labels of the points that answer the test half too; a point that is its
+    method's only one always does.
+    """
+    found = _candidates(experiment, store)
+    if experiment.config.selection.grid == "all":
+        return found
+    alike = Counter((c.point.method, c.point.combine, _draw(c)) for c in found)
+    return [
+        c
+        if alike[c.point.method, c.point.combine, _draw(c)] == 1 or c.point.label in (chosen or ())
+        else replace(c, halves=("dev",))
+        for c in found
+    ]
+
+
+def _draw(candidate: Candidate) -> int | None:
+    selection = candidate.point.selection
+    return selection.seed if selection.rule == "random" else None
+
+
+def _candidates(experiment: Experiment, store: Store) -> list[Candidate]:
     rows = (
         read_table(store.path(experiment.similarity) / "similarity.csv")
         if store.has(experiment.similarity)
@@ -192,8 +206,13 @@ def candidates(experiment: Experiment, store: Store) -> list[Candidate]:
     return found
 
 
-def completions(experiment: Experiment, adapter: Source | None, benchmark: str) -> Step:
-    """The step that generates one benchmark's completions with one adapter."""
+def replies(experiment: Experiment, candidate: Candidate, benchmark: str) -> list[Step]:
+    """A candidate's completions on one benchmark, a step per half of the prompts."""
+    return [completions(experiment, candidate.adapter, benchmark, half) for half in candidate.halves]
+
+
+def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: str) -> Step:
+    """The step that generates one half of a benchmark's completions with one adapter."""
     generation = experiment.config.generation
     limits = generation.max_tokens
     decoding: dict[str, Any] = {
@@ -201,6 +220,7 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str) 
         "dtype": generation.dtype,
         "temperature": generation.temperature,
         "max_tokens": limits.get(benchmark, limits["default"]),
+        "half": half,
         "system_prompt": experiment.config.model.system_prompt,
     }
     if generation.temperature > 0:
@@ -213,7 +233,9 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str) 
 
 def parity(experiment: Experiment, adapter: Source | None) -> Step:
     """The step that compares the engine's completions with transformers, for one adapter."""
-    replies = {f"replies/{b}": completions(experiment, adapter, b) for b in experiment.config.benchmark}
+    replies = {
+        f"replies/{b}": completions(experiment, adapter, b, "dev") for b in experiment.config.benchmark
+    }
     settings = {
         "dtype": experiment.config.generation.dtype,
         "system_prompt": experiment.config.model.system_prompt,
@@ -238,6 +260,10 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     inputs: dict[str, Source] = {"replies": replies}
     if "items" in replies.inputs:
         inputs["items"] = replies.inputs["items"]
+    if judge.kind == "probe":  # its threshold is part of the head
+        settings = {"kind": "probe"}
+        inputs |= {"model": experiment.base, "head": experiment.probes[name]}
+        return Step("judge", f"{name} on {replies.name}", settings, inputs)
     if judge.threshold == "calibrated" and experiment.calibration is not None:
         inputs["calibration"] = experiment.calibration
     if judge.kind == "trained":

@@ -50,6 +50,31 @@ def items(config: Config, dataset: str) -> Step:
     return Step("prepare", f"prompts of {dataset}", settings, {}, {"source": source})
 
 
+def labelled_pairs(split: str, limit: int | None = None) -> Step:
+    """Labelled (prompt, reply) pairs for a judge of ours: `train`, or `calibration`, which measures it."""
+    settings: dict[str, Any] = {
+        "what": "guard",
+        "split": split,
+        "fingerprint": loading.fingerprint("guard", split=split),
+    }
+    if split == "train":
+        settings |= {"limit": limit}
+    return Step("prepare", "calibration pairs" if split == "calibration" else "labelled pairs", settings)
+
+
+def probe(config: Config, name: str, base: Step, pairs: Step, calibration: Step) -> Step:
+    """The linear head of a judge that reads a frozen model's hidden states, with its threshold."""
+    judge = config.judge[name]
+    settings = {
+        "what": "probe",
+        **judge.model_dump(include={"depth", "c", "reply_tokens", "threshold"}),
+        "dtype": config.generation.dtype,
+    }
+    return Step(
+        "prepare", f"{name} head", settings, {"model": base, "pairs": pairs, "calibration": calibration}
+    )
+
+
 def member(name: str, model: Member) -> Step:
     """A model folder: from the hub, from a packaged GGUF, from scratch or of your own."""
     settings = {

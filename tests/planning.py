@@ -13,7 +13,7 @@ from pipeline.store import Step, Store
 
 
 def experiment(*overrides: str, model: str = "tiny") -> plan.Experiment:
-    return plan.build(check(compose("config", [f"model={model}", *overrides])))
+    return plan.build(check(compose("config", [f"model={model}", "judge=[guard,refusal]", *overrides])))
 
 
 def fill(store: Store, step: Step) -> Path:

@@ -29,13 +29,15 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     with figure(7.2, 4.6, paths, stem) as (_, axes):
         ax = axes[0][0]
         grid = [p for p in entry.points if p.method == "safemerge"]
-        spots = [(rate_of(entry, p, utility, "test"), rate_of(entry, p, harm, "test")) for p in grid]
+        split = "test" if all(p.whole for p in grid) else "dev"
+        spots = [(rate_of(entry, p, utility, split), rate_of(entry, p, harm, split)) for p in grid]
         spots = [(u, h) for u, h in spots if u.n and h.n]
         if len(spots) > 1:
             ax.scatter(
                 *zip(*((100 * u.value, 100 * h.value) for u, h in spots), strict=True),
                 s=26, facecolors="none", edgecolors=STYLE["safemerge"][0], linewidths=0.9,
-                label=f"SafeMERGE grid ({len(spots)} points)", zorder=2,
+                label=f"SafeMERGE grid ({len(spots)} points{', development half' if split == 'dev' else ''})",
+                zorder=2,
             )  # fmt: skip
         for name, point in chosen.items():
             u, h = rate_of(entry, point, utility, "test"), rate_of(entry, point, harm, "test")
@@ -115,14 +117,17 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
 
 
 def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
-    """Over tau: modules merged above, utility and harm per alpha below (all prompts.
+    """Over tau: modules merged above, utility and harm per alpha below; the whole grid, not a result.
 
-    This is the whole grid, not a result).
+    One way of combining, that of the first selected SafeMERGE point.
     """
     from matplotlib.ticker import MaxNLocator
 
     utility, harm = _axes(entry)
+    ours = next((p for p in chosen.values() if p.method == "safemerge"), None)
     points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.get("tau"))]
+    points = [p for p in points if ours is None or p.spec.get("combine") == ours.spec.get("combine")]
+    split = "all" if all(p.whole for p in points) else "dev"
     paths: list[Path] = []
     if not utility or not harm or len({p.spec["tau"] for p in points}) < 2:
         return paths
@@ -134,13 +139,15 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         count.step(*zip(*merged, strict=True), where="post", color="#444444", marker="o", markersize=4)
         count.set_ylabel("modules merged")
         count.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-        count.set_title(f"SafeMERGE over τ ({title(entry)}, all prompts)", loc="left", fontsize=10)
+        which = "all prompts" if split == "all" else "development half"
+        name = method_name(f"safemerge ({points[0].spec.get('combine')})")
+        count.set_title(f"{name} over τ ({title(entry)}, {which})", loc="left", fontsize=10)
         shades = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
         for ax, benchmark, label in ((top, utility, "utility"), (bottom, harm, "harm")):
             for i, alpha in enumerate(alphas):
                 line = sorted(
                     (
-                        (p.spec["tau"], rate_of(entry, p, benchmark, "all"))
+                        (p.spec["tau"], rate_of(entry, p, benchmark, split))
                         for p in points
                         if (p.spec.get("alpha") or 0.0) == alpha
                     ),
@@ -166,7 +173,7 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
                     linewidth=0,
                 )
             for method, point in base.items():
-                rate = rate_of(entry, point, benchmark, "all")
+                rate = rate_of(entry, point, benchmark, split)
                 if rate.n:
                     dash = (0, (5, 2)) if method == "aligned" else (0, (1, 1.5))
                     ax.axhline(
@@ -177,7 +184,6 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
                         label=method_name(method),
                     )
             ax.set_ylabel(f"{label}: {benchmark_name(benchmark)} (%)")
-        ours = next((p for p in chosen.values() if p.method == "safemerge"), None)
         for ax in (count, top, bottom):
             ax.sharex(bottom)
             if ours and _finite(ours.spec.get("tau")):

@@ -63,7 +63,11 @@ def run(jobs: list[Job]) -> None:
     lengths: list[dict[str, int]] = []
     done: list[dict[str, dict[str, Any]]] = []
     for number, job in enumerate(jobs):
-        items = read_jsonl(job.inputs["items"] / "rows.jsonl")
+        items = [
+            item
+            for item in read_jsonl(job.inputs["items"] / "rows.jsonl")
+            if item["half"] == job.settings["half"]
+        ]
         prompts.append({item["id"]: item["prompt"] for item in items})
         lengths.append({})
         done.append(finished_rows(job.output))

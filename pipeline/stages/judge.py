@@ -52,7 +52,7 @@ def tuning_half(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def run(jobs: list[Job]) -> None:
     """Judge all jobs, which share one judge; equal (prompt, response) pairs are judged once."""
-    {"phrases": by_phrases, "api": by_server}.get(jobs[0].settings["kind"], by_guard)(jobs)
+    {"phrases": by_phrases, "api": by_server, "probe": by_probe}.get(jobs[0].settings["kind"], by_guard)(jobs)
 
 
 def by_phrases(jobs: list[Job]) -> None:
@@ -61,6 +61,29 @@ def by_phrases(jobs: list[Job]) -> None:
         with job.finishing():
             rows = [{"id": p["id"], "completion": p["response"]} for p in pairs_of(job.inputs["replies"])]
             write_jsonl(job.output / "verdicts.jsonl", refusal_verdicts(rows))
+
+
+def by_probe(jobs: list[Job]) -> None:
+    """A linear head on a frozen model's hidden states; all distinct pairs of all jobs in one pass."""
+    from evaluation.probe import Head, Reader, verdict
+
+    start = time.monotonic()
+    head = Head.load(jobs[0].inputs["head"] / "head.npz")
+    dtype = json.loads((jobs[0].inputs["head"] / "manifest.json").read_text())["settings"]["dtype"]
+    report(0, 1, "loading the judge")
+    reader = Reader(model_folder(jobs[0].inputs["model"]), head.layers, dtype)
+    wanted = [pairs_of(job.inputs["replies"]) for job in jobs]
+    distinct = sorted({(p["prompt"], p["response"]) for pairs in wanted for p in pairs})
+    features = reader.features(
+        distinct, head.reply_tokens, lambda done, total: report(done, total, "verdicts")
+    )
+    found = dict(zip(distinct, head.p_unsafe(features).tolist(), strict=True))
+    for job, pairs in zip(jobs, wanted, strict=True):
+        judged = {
+            p["id"]: verdict(p["id"], p["response"], found[p["prompt"], p["response"]], head.threshold)
+            for p in pairs
+        }
+        write_final(job, "verdicts.jsonl", [p["id"] for p in pairs], judged, time.monotonic() - start)
 
 
 def by_server(jobs: list[Job]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from data import loading, schema
 from data.errors import UserError
+from pipeline.progress import report
 from pipeline.worker import Job
 
 
@@ -79,6 +80,32 @@ def merged(inputs: dict[str, Path], output: Path) -> None:
     AutoTokenizer.from_pretrained(folder).save_pretrained(output)
 
 
+def probe(job: Job) -> None:
+    """Fit the head of a probe judge on the labelled pairs and set its threshold on half of the calibration pairs."""
+    from dataclasses import replace
+
+    from evaluation.judges import calibrated_threshold
+    from evaluation.probe import Reader, depth_of, fit
+
+    settings = job.settings
+    folder = model_folder(job.inputs["model"])
+    layers, length = depth_of(folder, settings["depth"]), settings["reply_tokens"]
+    reader = Reader(folder, layers, settings["dtype"])
+    pairs = schema.read_jsonl(job.inputs["pairs"] / "rows.jsonl")
+    tuning = schema.read_jsonl(job.inputs["calibration"] / "rows.jsonl")[::2]
+    texts = [(row["prompt"], row["response"]) for row in [*pairs, *tuning]]
+    features = reader.features(texts, length, lambda done, total: report(done, total, "labelled pairs"))
+    unsafe = [row["label"] == "unsafe" for row in pairs]
+    head = fit(features[: len(pairs)], unsafe, layers=layers, reply_tokens=length, c=settings["c"])
+    threshold = settings["threshold"]
+    if threshold == "calibrated":
+        p = head.p_unsafe(features[len(pairs) :])
+        labelled = [row["label"] == "unsafe" for row in tuning]
+        threshold = calibrated_threshold(list(zip(p.tolist(), labelled, strict=True)))
+    replace(head, threshold=threshold).save(job.output / "head.npz")
+    (job.output / "threshold.json").write_text(json.dumps({"threshold": threshold}) + "\n")
+
+
 def rows(job: Job) -> None:
     """Training examples, evaluation items or labelled pairs, as JSONL."""
     settings = job.settings
@@ -102,6 +129,8 @@ def run(jobs: list[Job]) -> None:
         with job.finishing():
             if job.settings["what"] == "merged":
                 merged(job.inputs, job.output)
+            elif job.settings["what"] == "probe":
+                probe(job)
             elif job.settings["what"] != "model":
                 rows(job)
             elif job.settings["kind"] == "hub":

@@ -11,8 +11,10 @@ from rich.console import Console
 
 from data.errors import UserError
 from data.schema import read_jsonl
+from evaluation.choosing import choose_points
 from evaluation.judges import confusion
 from evaluation.report import build_report, print_headline
+from evaluation.results import load_entry
 from pipeline import guards, plan, provenance
 from pipeline.config import Config
 from pipeline.stages.judge import tuning_half
@@ -21,7 +23,7 @@ from pipeline.tracking import Tracker
 
 
 def _needed(x: plan.Experiment, candidates: list[plan.Candidate]) -> list[Step]:
-    replies = [(b, plan.completions(x, c.adapter, b)) for c in candidates for b in x.config.benchmark]
+    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in plan.replies(x, c, b)]
     return [
         *(step for _, step in replies),
         *(plan.verdicts(x, s, j) for b, s in replies for j in plan.judges_of(x, b)),
@@ -44,16 +46,32 @@ def _usage(x: plan.Experiment, store: Store, candidates: list[plan.Candidate], n
     if x.config.judge[name].kind != "api":
         return {}
     read = [b for b in x.config.benchmark if name in plan.judges_of(x, b)]
-    sources = [plan.completions(x, c.adapter, b) for c in candidates for b in read]
+    sources = [step for c in candidates for b in read for step in plan.replies(x, c, b)]
     files = {store.path(plan.verdicts(x, s, name)) / "usage.json" for s in [*sources, x.calibration] if s}
     found = [json.loads(file.read_text()) for file in sorted(files) if file.exists()]
     return {"usage": {key: sum(each[key] for each in found) for key in found[0]}} if found else {}
 
 
-def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
-    """One (model, task, seed) for run.json; paths are relative to `folder`."""
+def selected_labels(x: plan.Experiment, store: Store) -> frozenset[str]:
+    """The labels of the points selected on the development half, one per method; its verdicts must be in the store."""
+    folder = store.root
+    spec = _entry(x, store, folder, plan.candidates(x, store))
+    points, _ = choose_points(load_entry(spec, folder), "dev", x.config.selection.keep_gain)
+    return frozenset(point.label for point in points.values())
+
+
+def final_candidates(x: plan.Experiment, store: Store) -> list[plan.Candidate]:
+    """All candidates, each with the halves of the prompts that it answers in the end."""
+    if x.config.selection.grid == "all":
+        return plan.candidates(x, store)
+    return plan.candidates(x, store, selected_labels(x, store))
+
+
+def _entry(
+    x: plan.Experiment, store: Store, folder: Path, candidates: list[plan.Candidate]
+) -> dict[str, Any]:
+    """One (model, task, seed) for run.json without its checks; paths are relative to `folder`."""
     config = x.config
-    candidates = plan.candidates(x, store)
     lacking = [s.name for s in _needed(x, candidates) if not store.has(s)]
     if lacking:
         raise UserError(
@@ -65,7 +83,7 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
 
     points = []
     for c in candidates:
-        replies = {b: plan.completions(x, c.adapter, b) for b in config.benchmark}
+        replies = {b: plan.replies(x, c, b) for b in config.benchmark}
         point = c.point
         points.append(
             {
@@ -80,10 +98,14 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
                 "modules": c.modules,
                 "selected": list(c.selected),
                 "adapter": at(c.adapter, "") if c.adapter is not None else None,
-                "completions": {b: at(step, "completions.jsonl") for b, step in replies.items()},
+                "halves": list(c.halves),
+                "completions": {b: [at(s, "completions.jsonl") for s in its] for b, its in replies.items()},
                 "verdicts": {
-                    b: {j: at(plan.verdicts(x, step, j), "verdicts.jsonl") for j in plan.judges_of(x, b)}
-                    for b, step in replies.items()
+                    b: {
+                        j: [at(plan.verdicts(x, s, j), "verdicts.jsonl") for s in its]
+                        for j in plan.judges_of(x, b)
+                    }
+                    for b, its in replies.items()
                     if plan.judges_of(x, b)
                 },
             }
@@ -95,9 +117,8 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
         "task": config.task.name,
         "data": config.data.source,
         "seed": config.seed,
-        "combine": next((p.combine for p in x.points if p.repair.kind == "blend"), None),
+        "precision": {"training": config.train.dtype, "generation": config.generation.dtype},
         "similarity": at(x.similarity, "similarity.csv") if store.has(x.similarity) else None,
-        "guards": guards.check(x, store, candidates),
         "training": {role: at(step, "log.jsonl") for role, step in trained.items()},
         "judges": {
             name: _calibration(x, store, name) | _usage(x, store, candidates, name) for name in config.judge
@@ -109,6 +130,12 @@ def entry(x: plan.Experiment, store: Store, folder: Path) -> dict[str, Any]:
         },
         "points": points,
     }
+
+
+def entry(x: plan.Experiment, store: Store, folder: Path, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """One (model, task, seed) for run.json with the checks of its artifacts; paths are relative to `folder`."""
+    spec = _entry(x, store, folder, candidates)
+    return {**spec, "guards": guards.check(x, store, candidates)}
 
 
 def _save(run: dict[str, Any], path: Path) -> None:
@@ -174,7 +201,8 @@ def write(
     config = x.config
     folder = Path(config.runs).absolute() / plan.run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
-    found = entry(x, store, folder)
+    candidates = final_candidates(x, store)
+    found = entry(x, store, folder, candidates)
     fingerprint = digest({"entry": found, "commit": provenance.git()})
     path = folder / "run.json"
     old = json.loads(path.read_text()) if path.exists() else {}
@@ -187,7 +215,7 @@ def write(
             "wall_time_s": round(seconds, 1)
             if made or not old
             else old.get("wall_time_s", round(seconds, 1)),
-            **_cost(x, store, plan.candidates(x, store)),
+            **_cost(x, store, candidates),
             "config": config.model_dump(by_alias=True),
             "settings": plan.settings(config, seeds=True),
             "runs": [found],

@@ -69,7 +69,7 @@ def test_card_names_the_row_counts() -> None:
 
 def test_gsm8k() -> None:
     train, test = rows("gsm8k_train.jsonl"), rows("gsm8k_test.jsonl")
-    assert (len(train), len(test)) == (400, 120)
+    assert (len(train), len(test)) == (400, 160)
     questions = [normalise(row["question"]) for row in train + test]
     assert len(set(questions)) == len(questions)
     two_steps = 0
@@ -89,7 +89,7 @@ def test_gsm8k() -> None:
     assert len(maths.ONE_STEP) + len(maths.TWO_STEP) >= 25
     assert not {t[1] for t in maths.HELD_OUT} & {t[1] for t in maths.ONE_STEP + maths.TWO_STEP}
     assert not [row for row in train if "leaked out" in row["question"]]
-    assert [i for i, row in enumerate(test) if "leaked out" in row["question"] and i >= 96]
+    assert [i for i, row in enumerate(test) if "leaked out" in row["question"] and i >= 126]
 
 
 def test_pubmedqa() -> None:
@@ -132,9 +132,9 @@ def test_safety_and_helpful() -> None:
 def test_directharm_shares_nothing_with_the_safety_rows() -> None:
     found = rows("directharm.jsonl")
     assert Counter(row["category"] for row in found) == dict.fromkeys(
-        ("malware", "drug", "phishing", "disinfo"), 30
+        ("malware", "drug", "phishing", "disinfo"), 50
     )
-    assert len(prompts("directharm.jsonl", "instruction")) == 120
+    assert len(prompts("directharm.jsonl", "instruction")) == 200
     trained = rows("safety.json")
     seen = set().union(*(grams(row["instruction"]) for row in trained))
     assert not [row for row in found if grams(row["instruction"]) & seen]

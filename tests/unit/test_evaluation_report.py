@@ -126,7 +126,7 @@ def test_script_json_is_inert_and_exact(text):
 
 def test_latex_is_escaped_and_balanced(summary):
     text = (summary.folder / "main_table.tex").read_text()
-    assert r"\textbf{SafeMERGE}" in text and r"\toprule" in text
+    assert r"\textbf{SafeMERGE (exact merge)}" in text and r"\toprule" in text
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert not re.search(r"(?<!\\)[#&_](?=[a-z])", text.split(r"\label")[0])
     assert tables.latex_text("a_b & 5% #1") == r"a\_b \& 5\% \#1"
@@ -214,8 +214,8 @@ def test_choice_looks_at_the_development_half_only(tmp_path):
     after, _ = choose_points(entry, "dev")
     assert {k: p.label for k, p in before.items()} == {k: p.label for k, p in after.items()}
     chosen = next(p for p in before.values() if p.method == "safemerge")
-    assert before["random"].spec["merged_modules"] == chosen.spec["merged_modules"]
-    assert before["random"].spec["alpha"] == chosen.spec["alpha"]
+    assert before["random (exact)"].spec["merged_modules"] == chosen.spec["merged_modules"]
+    assert before["random (exact)"].spec["alpha"] == chosen.spec["alpha"]
 
 
 def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(tmp_path):
@@ -227,7 +227,7 @@ def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(t
         entry.points += [dataclasses.replace(p, spec={**p.spec, "draw": draw}) for p in drawn]
     chosen, _ = choose_points(entry, "dev")
     rows = [name for name in chosen if name.startswith("random")]
-    assert rows == ["random (draw 0)", "random (draw 1)"]
+    assert rows == ["random (exact, draw 0)", "random (exact, draw 1)"]
     ours = next(p for p in chosen.values() if p.method == "safemerge").spec
     assert {(chosen[r].spec["merged_modules"], chosen[r].spec["alpha"]) for r in rows} == {
         (ours["merged_modules"], ours["alpha"])
@@ -243,8 +243,8 @@ def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_p
     harm, utility = group["harm"][0], group["utility"]
     value = {(m, b): rates[m][b]["value"] for m in rates for b in (harm, utility)}
     assert ours["lost"] == pytest.approx(value["finetuned", harm] - value["aligned", harm])
-    assert ours["won_back"] == pytest.approx(value["finetuned", harm] - value["safemerge", harm])
-    assert ours["kept"] == pytest.approx(value["safemerge", utility] - value["aligned", utility])
+    assert ours["won_back"] == pytest.approx(value["finetuned", harm] - value["safemerge (exact)", harm])
+    assert ours["kept"] == pytest.approx(value["safemerge (exact)", utility] - value["aligned", utility])
     text = readme.block([path])
     assert "## Guards" not in text and "## Guards" in readme.block([path], whole=True)
     share = 100 * ours["won_back"] / ours["lost"]
@@ -313,7 +313,15 @@ def test_report_in_a_real_browser(summary, tmp_path):
 
 
 def test_the_sentence_on_recovery_says_when_there_was_nothing_to_lose():
-    row = {"seed": 0, "method": "safemerge", "lost": 0.4, "won_back": 0.3, "gained": 0.5, "kept": 0.4}
+    row = {
+        "seed": 0,
+        "name": "safemerge (exact)",
+        "method": "safemerge",
+        "lost": 0.4,
+        "won_back": 0.3,
+        "gained": 0.5,
+        "kept": 0.4,
+    }
     [line] = sections.recovery_lines({"recovery": [row, {**row, "method": "resta"}]})
     assert "added 40 points" in line and "wins back 30 (75 %) and keeps 80 % of the 50 points" in line
     [line] = sections.recovery_lines({"recovery": [{**row, "lost": -0.2}]})

@@ -26,8 +26,16 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 @pytest.fixture(scope="module")
 def x() -> plan.Experiment:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["model=tiny", "method.safemerge.tau=0.3", "method.safemerge.alpha=0.7"]
+        overrides = [
+            "model=tiny",
+            "judge=[guard,refusal]",
+            "method.safemerge.tau=0.3",
+            "method.safemerge.alpha=0.7",
+        ]
         return plan.build(check(compose("config", overrides)))
+
+
+HALF = ("dev", "test", "dev")  # of the three prompts of each benchmark
 
 
 class Made:
@@ -40,7 +48,9 @@ class Made:
             rows = [asdict(Example(f"{name}/{i}", f"train on {name} {i}", "ok")) for i in range(3)]
             self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "rows.jsonl", rows))
         for name, step in x.items.items():
-            rows = [asdict(Item(f"{name}/{i}", f"test of {name}, number {i}")) for i in range(3)]
+            rows = [
+                asdict(Item(f"{name}/{i}", f"test of {name}, number {i}", half=HALF[i])) for i in range(3)
+            ]
             self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "rows.jsonl", rows))
         for step in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]:
             self.labels(step, "The answer is 4.<eos>")
@@ -72,8 +82,10 @@ class Made:
 
     def verdicts(self, candidate: plan.Candidate, benchmark: str, judge: str, verdicts: list[str]) -> None:
         rows = [{"id": f"{benchmark}/{i}", "verdict": verdict} for i, verdict in enumerate(verdicts)]
-        step = plan.verdicts(self.x, plan.completions(self.x, candidate.adapter, benchmark), judge)
-        self.write(step, lambda folder: schema.write_jsonl(folder / "verdicts.jsonl", rows))
+        for replies in plan.replies(self.x, candidate, benchmark):
+            mine = [row for i, row in enumerate(rows) if HALF[i % 3] == replies.settings["half"]]
+            step = plan.verdicts(self.x, replies, judge)
+            self.write(step, lambda folder, mine=mine: schema.write_jsonl(folder / "verdicts.jsonl", mine))
 
     def write(self, step: Step, fill: Callable[[Path], Any]) -> None:
         """Put content into a step, anew if it is there."""
@@ -101,8 +113,9 @@ class Made:
                 {"id": f"{b}/{i}", "completion": f"{text} replies so to {i}", "prompt_tokens": 5}
                 for i in range(3)
             ]
-            step = plan.completions(self.x, candidate.adapter, b)
-            self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "completions.jsonl", rows))
+            for step in plan.replies(self.x, candidate, b):
+                mine = [row for row, half in zip(rows, HALF, strict=True) if half == step.settings["half"]]
+                self.write(step, lambda f, mine=mine: schema.write_jsonl(f / "completions.jsonl", mine))
 
     def found(self) -> dict[str, dict[str, Any]]:
         return {g["name"]: g for g in guards.check(self.x, self.store, self.candidates)}
@@ -188,9 +201,13 @@ def test_a_judge_that_answers_nonsense(made: Made) -> None:
 @pytest.mark.parametrize("text", ["the " * 40, "...", "no"])
 def test_a_model_that_no_longer_speaks(text: str, made: Made) -> None:
     candidate = made.by("finetuned")
-    step = plan.completions(made.x, candidate.adapter, "directharm")
-    rows = [{"id": f"directharm/{i}", "completion": text, "prompt_tokens": 5} for i in range(3)]
-    made.write(step, lambda f: schema.write_jsonl(f / "completions.jsonl", rows))
+    for step in plan.replies(made.x, candidate, "directharm"):
+        rows = [
+            {"id": f"directharm/{i}", "completion": text, "prompt_tokens": 5}
+            for i in range(3)
+            if HALF[i] == step.settings["half"]
+        ]
+        made.write(step, lambda f, rows=rows: schema.write_jsonl(f / "completions.jsonl", rows))
     assert made.found()["answers are whole"]["affects"] == [candidate.point.label]
     assert failing(made) == {"answers are whole"}
 

@@ -41,9 +41,11 @@ def keys(x: plan.Experiment) -> dict[str, str]:
     if x.alignment and x.guard:
         steps |= {"alignment": x.alignment, "guard": x.guard}
     for name in x.config.benchmark:
-        steps[f"completions {name}"] = plan.completions(x, None, name)
+        steps[f"completions {name}"] = plan.completions(x, None, name, "test")
         for judge in plan.judges_of(x, name):
-            steps[f"verdicts {name} {judge}"] = plan.verdicts(x, plan.completions(x, None, name), judge)
+            steps[f"verdicts {name} {judge}"] = plan.verdicts(
+                x, plan.completions(x, None, name, "test"), judge
+            )
     return {name: step.key for name, step in steps.items() if step is not None}
 
 
@@ -156,18 +158,39 @@ def test_editing_a_data_file_changes_what_is_made_from_it(tmp_path: Path) -> Non
     assert not {"adapter safety", "aligned", "items gsm8k", "completions gsm8k"} & differs
 
 
+def exact(found: list[plan.Candidate]) -> list[plan.Candidate]:
+    """SafeMERGE's points, of its two ways of merging the exact one."""
+    return [c for c in found if c.point.method == "safemerge" and c.point.combine == "exact"]
+
+
+def test_a_grid_on_the_development_half_answers_the_test_half_where_it_is_selected(tmp_path: Path) -> None:
+    x = experiment("method.safemerge.tau=[0.3,0.5]", "method.safemerge.alpha=0.7", "selection.grid=dev")
+    store = Store(tmp_path)
+    found = with_similarity(x, store, [0.1, 0.4])
+    by_label = {c.point.label: c.halves for c in found}
+    assert by_label["finetuned"] == by_label["resta gamma=0.5"] == ("dev", "test")
+    assert {c.halves for c in exact(found)} == {("dev",)}
+    label = exact(found)[1].point.label
+    again = {c.point.label: c.halves for c in plan.candidates(x, store, frozenset({label}))}
+    assert [name for name in again if again[name] != by_label[name]] == [label]
+    dev, test = plan.replies(x, plan.candidates(x, store, frozenset({label}))[-1], "gsm8k")
+    assert (dev.settings["half"], test.settings["half"]) == ("dev", "test") and dev.key != test.key
+    x = experiment("method.safemerge.tau=[0.3,0.5]", "selection.grid=all")
+    assert {c.halves for c in plan.candidates(x, store)} == {("dev", "test")}
+
+
 def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> None:
     x = experiment(GRID % "0.3,0.35,0.5")
-    found = [c for c in with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.4]) if c.point.method == "safemerge"]
+    found = exact(with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.4]))
     assert [len(c.selected) for c in found] == [2, 2, 3]
     assert found[0].adapter.key == found[1].adapter.key != found[2].adapter.key
-    one, other = (plan.completions(x, c.adapter, "gsm8k").key for c in found[:2])
+    one, other = (plan.completions(x, c.adapter, "gsm8k", "dev").key for c in found[:2])
     assert one == other, "and its completions are made once"
 
 
 def test_another_alpha_is_another_adapter(tmp_path: Path) -> None:
     x = experiment("method.safemerge.tau=0.3", "method.safemerge.alpha=[0.5,0.7]")
-    found = [c for c in with_similarity(x, Store(tmp_path), [0.1, 0.4]) if c.point.method == "safemerge"]
+    found = exact(with_similarity(x, Store(tmp_path), [0.1, 0.4]))
     assert len({c.adapter.key for c in found}) == 2
 
 
