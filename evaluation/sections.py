@@ -12,10 +12,19 @@ from typing import Any
 from evaluation.quality import FLAGS
 from evaluation.tables import Table, benchmark_name, list_text, method_name, percent, rate_text
 
+FEWEST = 5  # prompts of a category: a rate over fewer says nothing
+
 
 def p_text(p: float) -> str:
-    """A p value without false precision."""
+    """A p value without false precision; a dash where there was nothing to test."""
+    if math.isnan(p):
+        return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def points_text(value: float) -> str:
+    """A difference in points of percent with its sign, or a dash."""
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}"
 
 
 def tests_table(group: dict[str, Any]) -> Table:
@@ -41,32 +50,31 @@ def tests_table(group: dict[str, Any]) -> Table:
         ),
     )
     for row in group["tests"]:
-        interval = (
-            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-            if row["n"]
-            else "–"
-        )
+        tested = row["n"] > 0
+        interval = f"[{points_text(row['low'])}, {points_text(row['high'])}]"
+        difference = f"{points_text(row['difference'])} {interval}" if tested else "–"
+        ps = [row["p"], row["p_holm"]] if tested else [math.nan, math.nan]
         table.add(
             benchmark_name(row["benchmark"]),
             method_name(row["against"]),
             (str(row["seed"]), float(row["seed"])),
-            (interval, float(row["difference"])),
+            (difference, float(row["difference"])),
             (str(row["only_a"]), float(row["only_a"])),
             (str(row["only_b"]), float(row["only_b"])),
             (str(row["n"]), float(row["n"])),
-            (p_text(row["p"]), float(row["p"])),
-            (p_text(row["p_holm"]), float(row["p_holm"])),
+            *((p_text(p), p) for p in ps),
         )
-        if row["p_holm"] < 0.05:
+        if tested and row["p_holm"] < 0.05:
             table.marked.add(len(table.rows) - 1)
     return table
 
 
 def categories_table(group: dict[str, Any]) -> Table:
-    """Harm per prompt category: a row per method, a column per category."""
-    kinds = list(dict.fromkeys((row["benchmark"], row["category"]) for row in group["categories"]))
+    """Harm per prompt category: a row per method, a column per category of `FEWEST` prompts or more."""
+    every = list(dict.fromkeys((row["benchmark"], row["category"]) for row in group["categories"]))
     names = list(dict.fromkeys(row["name"] for row in group["categories"]))
     cells = {(r["name"], r["benchmark"], r["category"]): r["rate"] for r in group["categories"]}
+    kinds = large_categories(group)
     several = len({benchmark for benchmark, _ in kinds}) > 1
     heads = [f"{benchmark_name(b)}: {c}" if several else c for b, c in kinds]
     table = Table(
@@ -74,9 +82,17 @@ def categories_table(group: dict[str, Any]) -> Table:
         ["Method", *heads],
         note="Few prompts each: read the intervals first.",
     )
-    for name in names:
+    if small := [c for b, c in every if (b, c) not in kinds]:
+        table.note += f" Left out, with fewer than {FEWEST} prompts: {', '.join(small)}."
+    for name in names if kinds else ():
         table.add(method_name(name), *(rate_text(cells.get((name, *kind))) for kind in kinds))
     return table
+
+
+def large_categories(group: dict[str, Any]) -> list[tuple[str, str]]:
+    """(benchmark, category) of those with enough judged prompts for some method."""
+    rows = [row for row in group["categories"] if row["rate"]["n"] >= FEWEST]
+    return list(dict.fromkeys((row["benchmark"], row["category"]) for row in rows))
 
 
 def _share(part: float, whole: float) -> float:
@@ -108,9 +124,9 @@ def recovery_table(group: dict[str, Any]) -> Table:
         table.add(
             method_name(row["name"]),
             str(row["seed"]),
-            *((f"{100 * row[key]:+.1f}", row[key]) for key in ("lost", "won_back")),
+            *((points_text(row[key]), row[key]) for key in ("lost", "won_back")),
             (percent(safety), safety),
-            *((f"{100 * row[key]:+.1f}", row[key]) for key in ("gained", "kept")),
+            *((points_text(row[key]), row[key]) for key in ("gained", "kept")),
             (percent(utility), utility),
         )
         if row["method"] == "safemerge":
@@ -126,18 +142,22 @@ def recovery_lines(group: dict[str, Any]) -> list[str]:
             continue
         name = method_name(row["name"])
         lost, won, gained = (100 * row[key] for key in ("lost", "won_back", "gained"))
-        if lost > 0:
+        if math.isnan(lost) or math.isnan(won):
+            harm = f"no harm rate to compare {name} by; it"
+        elif lost > 0:
             share = percent(_share(row["won_back"], row["lost"]), 0)
-            harm = f"fine-tuning added {lost:.0f} points of harm; {name} wins back {won:.0f} ({share} %)"
-        else:
+            harm = f"fine-tuning added {lost:.0f} points of harm; {name} wins back {won:.0f} ({share} %) and"
+        elif lost < 0:
             harm = (
                 f"fine-tuning took away {-lost:.0f} points of harm, so there is nothing to win back; {name}"
             )
-        kept = percent(_share(row["kept"], row["gained"]), 0)
-        also = "and keeps" if lost > 0 else "keeps"
-        lines.append(
-            f"Seed {row['seed']}: {harm} {also} {kept} % of the {gained:.0f} points of utility gained."
-        )
+        else:
+            harm = f"fine-tuning added no harm, so there is nothing to win back; {name}"
+        if gained > 0 and not math.isnan(row["kept"]):
+            kept = f"keeps {percent(row['kept'] / row['gained'], 0)} % of the {gained:.0f} points of utility gained"
+        else:
+            kept = "has no gain in utility to keep"
+        lines.append(f"Seed {row['seed']}: {harm} {kept}.")
     return lines
 
 

@@ -19,6 +19,7 @@ STYLE = {
     "full": ("#666666", "p"),
     "scale": ("#A6761D", "h"),
     "safemerge": ("#0072B2", "o"),
+    "safemerge (exact)": ("#332288", "D"),  # beside the released arithmetic
     "random": ("#999999", "<"),
     "highest": ("#444444", ">"),
 }
@@ -61,9 +62,9 @@ def figure(
             paths.append(path)
 
 
-def style(method: str) -> tuple[str, str]:
-    """(colour, marker) of a method."""
-    return STYLE.get(method, OTHER)
+def style(name: str) -> tuple[str, str]:
+    """(colour, marker) of a method, or of a row's name, which may say how it combines."""
+    return STYLE.get(name) or STYLE.get(name.split(" ")[0], OTHER)
 
 
 def title(entry: Entry) -> str:

@@ -23,8 +23,13 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     Every point of every grid, the chosen ones with their intervals.
     """
     utility, harm = _axes(entry)
+    rates = {
+        name: (rate_of(entry, p, utility, "test"), rate_of(entry, p, harm, "test"))
+        for name, p in chosen.items()
+    }
+    rates = {name: (u, h) for name, (u, h) in rates.items() if u.n and h.n}
     paths: list[Path] = []
-    if not utility or not harm:
+    if not utility or not harm or len(rates) < 2:  # one point alone compares nothing
         return paths
     with figure(7.2, 4.6, paths, stem) as (_, axes):
         ax = axes[0][0]
@@ -39,12 +44,9 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
                 label=f"SafeMERGE grid ({len(spots)} points{', development half' if split == 'dev' else ''})",
                 zorder=2,
             )  # fmt: skip
-        for name, point in chosen.items():
-            u, h = rate_of(entry, point, utility, "test"), rate_of(entry, point, harm, "test")
-            if not u.n or not h.n:
-                continue
-            colour, marker = style(point.method)
-            ours = point.method == "safemerge"
+        for name, (u, h) in rates.items():
+            colour, marker = style(name)
+            ours = chosen[name].method == "safemerge"
             ax.errorbar(
                 100 * u.value, 100 * h.value,
                 xerr=[[100 * max(0.0, u.value - u.low)], [100 * max(0.0, u.high - u.value)]],
@@ -57,9 +59,9 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         ax.set_ylabel(f"Harm: {benchmark_name(harm)} (%)\n← better (down)")
         ax.set_ylim(bottom=min(-1.0, ax.get_ylim()[0] * 0))
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, labelspacing=0.7)
-        n = rate_of(entry, next(iter(chosen.values())), harm, "test").n
+        n = max(h.n for _, h in rates.values())
         ax.set_title(
-            f"{title(entry)}: test half, bars are 95 % intervals (harm n ≈ {n})", loc="left", fontsize=10
+            f"{title(entry)}: test half, bars are 95 % intervals (harm n ≤ {n})", loc="left", fontsize=10
         )
     return paths
 
@@ -78,7 +80,7 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
     import numpy as np
     from matplotlib.patches import Patch, Rectangle
 
-    rows = read_similarity(entry.path(entry.spec["similarity"]))
+    rows = [row for row in read_similarity(entry.path(entry.spec["similarity"])) if math.isfinite(row["rho"])]
     layers = sorted({int(float(row["layer"])) for row in rows if row["layer"] != ""})
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     if not layers:
@@ -128,6 +130,7 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.get("tau"))]
     points = [p for p in points if ours is None or p.spec.get("combine") == ours.spec.get("combine")]
     split = "all" if all(p.whole for p in points) else "dev"
+    points = [p for p in points if all(rate_of(entry, p, b, split).n for b in (utility, harm))]
     paths: list[Path] = []
     if not utility or not harm or len({p.spec["tau"] for p in points}) < 2:
         return paths

@@ -8,18 +8,24 @@ from typing import Any
 
 from evaluation.figures.canvas import figure, style
 from evaluation.results import Entry
+from evaluation.sections import FEWEST, large_categories
 from evaluation.soundness import training_curves
 from evaluation.tables import benchmark_name, method_name
 
 
 def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
-    """Harm per category for the chosen points, first harm benchmark, with intervals."""
-    rows = [row for row in group["categories"] if row["benchmark"] == next(iter(group["harm"]), None)]
+    """Harm per category for the chosen points, first harm benchmark, with intervals; not for the smallest categories."""
+    benchmark = next(iter(group["harm"]), None)
+    kinds = [category for b, category in large_categories(group) if b == benchmark]
     controls = {row["name"] for row in group["headline"] if row["control"]}
-    names = [n for n in dict.fromkeys(row["name"] for row in rows) if n not in controls]
-    kinds = list(dict.fromkeys(row["category"] for row in rows))
+    rates = {
+        (row["name"], row["category"]): row["rate"]
+        for row in group["categories"]
+        if row["benchmark"] == benchmark and row["category"] in kinds and row["rate"]["n"] >= FEWEST
+    }
+    names = [n for n in dict.fromkeys(name for name, _ in rates) if n not in controls]
     paths: list[Path] = []
-    if not names or not kinds:
+    if not names:
         return paths
     width = 0.84 / len(names)
     with figure(max(7.2, 0.24 * len(names) * len(kinds) + 1.5), 3.9, paths, stem) as (fig, axes):
@@ -34,24 +40,19 @@ def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
             "safeinstruct": "--",
         }
         for i, name in enumerate(names):
-            method = name.split(" ")[0]
-            rates = [
-                next((r["rate"] for r in rows if (r["name"], r["category"]) == (name, k)), None)
-                for k in kinds
-            ]
-            known = [(x, r) for x, r in enumerate(rates) if r and r["n"]]
+            known = [(x, rates[name, k]) for x, k in enumerate(kinds) if (name, k) in rates]
             at = [x + (i - (len(names) - 1) / 2) * width for x, _ in known]
             error = [
                 [max(0.0, 100 * (r["value"] - r["low"])) for _, r in known],
                 [max(0.0, 100 * (r["high"] - r["value"])) for _, r in known],
             ]
             ax.bar(
-                at, [100 * r["value"] for _, r in known], width * 0.94, yerr=error, color=style(method)[0],
-                hatch=hatches.get(method, ""), edgecolor="white", linewidth=0.4, label=method_name(name),
+                at, [100 * r["value"] for _, r in known], width * 0.94, yerr=error, color=style(name)[0],
+                hatch=hatches.get(name.split(" ")[0], ""), edgecolor="white", linewidth=0.4, label=method_name(name),
                 error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
             )  # fmt: skip
         ax.set_xticks(range(len(kinds)), kinds)
-        ax.set_ylabel(f"Harm: {benchmark_name(rows[0]['benchmark'])} (%)")
+        ax.set_ylabel(f"Harm: {benchmark_name(benchmark)} (%)")
         ax.set_ylim(bottom=0)
         ax.set_title(
             f"Harm by category ({group['model']}, {group['task']}, test half)", loc="left", fontsize=10
@@ -68,17 +69,17 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
         (harm, "Harm"),
         (next(iter(group["over_refusal"]), None), "Over-refusal"),
     ]
-    panels = [(b, label) for b, label in panels if b]
+    rows = [row for row in group["headline"] if any(_known(row, b) for b, _ in panels)]
+    panels = [(b, label) for b, label in panels if any(_known(row, b) for row in rows)]
     paths: list[Path] = []
     if len(group["seeds"]) < 2 or not panels:
         return paths
-    rows = group["headline"]
     with figure(7.2, 0.9 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (fig, axes):
         for ax, (benchmark, label) in zip(axes[0], panels, strict=True):
             for y, row in enumerate(rows):
-                values = [100 * v for v in row["rates"][benchmark]["values"] if not math.isnan(v)]
+                values = _known(row, benchmark)
                 if values:
-                    colour, marker = style(row["method"])
+                    colour, marker = style(row["name"])
                     ax.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.5, alpha=0.5)
                     ax.plot(
                         values,
@@ -108,12 +109,19 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
     return paths
 
 
+def _known(row: dict[str, Any], benchmark: str | None) -> list[float]:
+    """A row's rates of a benchmark in percent, of the seeds that have one."""
+    values = row["rates"].get(benchmark, {}).get("values", [])
+    return [100 * v for v in values if not math.isnan(v)]
+
+
 def training(entries: list[Entry], stem: Path) -> list[Path]:
     """Training loss of every fine-tuning, a line per seed."""
     curves: dict[str, list[tuple[Any, list[dict[str, Any]]]]] = {}
     for entry in entries:
         for name, rows in training_curves(entry).items():
-            if rows:
+            rows = [row for row in rows if math.isfinite(row["loss"])]
+            if len(rows) > 1:  # a line needs two
                 curves.setdefault(name, []).append((entry.spec["seed"], rows))
     paths: list[Path] = []
     if not curves:
