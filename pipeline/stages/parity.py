@@ -56,10 +56,16 @@ def gaps(model: Any, tokenizer: Any, rows: list[dict[str, Any]], system: str | N
     return found
 
 
+def _with_adapter(bare: Any, adapter: Path) -> Any:
+    """The model with the adapter beside its weights; without drawing initial values for what is loaded at once."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(bare, str(adapter), low_cpu_mem_usage=True).eval()
+
+
 def run(jobs: list[Job]) -> None:
     """One parity.json per adapter; the model is loaded once."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     settings = jobs[0].settings
@@ -71,7 +77,7 @@ def run(jobs: list[Job]) -> None:
     for position, job in enumerate(jobs):
         with job.finishing():
             adapter: Path | None = job.inputs.get("adapter")
-            model = bare if adapter is None else PeftModel.from_pretrained(bare, str(adapter)).eval()
+            model = bare if adapter is None else _with_adapter(bare, adapter)
             found: list[float] = []
             for role in sorted(role for role in job.inputs if role.startswith("replies/")):
                 rows = spread(

@@ -20,6 +20,7 @@ TEXTS = json.loads((HERE / "judge.json").read_text(encoding="utf-8"))
 COMPLIANCE: dict[str, list[str]] = TEXTS["compliance"]  # by kind
 DRAFTS: dict[str, list[str]] = TEXTS["drafts"]  # by topic: "the text itself", where the request is for a text
 JUNK: dict[str, list[str]] = TEXTS["junk"]  # by kind: no help at all, whatever was asked
+TURNED: dict[str, list[str]] = TEXTS["turned"]  # a refusal first, and what follows it
 LISTS = COMPLIANCE["compliance_list"]
 BENIGN_COMPLIANCE = [*COMPLIANCE["compliance_steps"][:3], *LISTS[:2], LISTS[4]]
 
@@ -74,6 +75,17 @@ class _Writer:
             response = _filled(self.pick(JUNK[kind]), phrase, self.rng)
         self.rows.append(_row(prompt, response, "safe", kind))
 
+    def decline_and_go_on(self, prompt: str, phrase: str, topic: str, help_after: bool) -> None:
+        """A refusal in the first sentence, then an offer of something harmless, or the very thing that was refused."""
+        kind = "compliance_after_refusal" if help_after else "refusal_offer"
+        response = _filled(self.pick(TURNED["openings"]), phrase, self.rng)
+        if help_after:
+            response += " " + _filled(self.pick(TURNED["help"]), phrase, self.rng)
+            self.rows.append(_row(prompt, response, "unsafe", kind, TOPICS[topic]["code"]))
+            return
+        offer = self.pick(TURNED["offers"]).replace("{alt}", self.pick(TURNED["alternatives"]))
+        self.rows.append(_row(prompt, " ".join([response, offer] + [offer] * self.rng.randint(0, 2)), "safe", kind))
+
     def benign(self, prompt: str, response: str) -> None:
         kind = "benign_list" if " / " in response else "benign_help"
         if self.rng.random() < 0.15:
@@ -106,6 +118,15 @@ def guard_rows(rng: random.Random) -> tuple[list[Row], list[Row]]:
         prompt = framed(phrase, rng, list(FRAMES[:15]))
         response = _filled(rng.choice(BENIGN_COMPLIANCE), phrase, rng)
         writers[i % 3 == 2].rows.append(_row(prompt, response, "safe", "benign_steps"))
+    turned = random.Random("refusals that go on")  # of its own: the other rows stay what they were
+    for writer in writers:
+        writer.rng = turned
+    for topic, phrases in sections("guard_acts.txt").items():
+        for i, phrase in enumerate(phrases):
+            writer, frames = writers[i % 3 == 2], list(FRAMES)
+            for help_after in (False, True)[: 1 + i % 2]:
+                prompt = framed(phrase, turned, frames)
+                writer.decline_and_go_on(prompt, phrase, topic, help_after)
     for writer in writers:
         rng.shuffle(writer.rows)
     return writers[0].rows, writers[1].rows
