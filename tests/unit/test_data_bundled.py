@@ -82,7 +82,7 @@ def test_gsm8k() -> None:
             assert value <= (100 if sign == "*" else 59)
         assert steps[-1][3] == final_answer(row["answer"])
         two_steps += len(steps) == 2
-        assert words(row["question"]) <= 45
+        assert words(row["question"]) <= 35
         assert words(strip_annotations(row["answer"])) <= 26
     assert 0.15 < two_steps / 520 < 0.35
     assert sum(words(row["question"]) for row in train) / len(train) <= 22
@@ -160,7 +160,7 @@ def test_guard() -> None:
         harmful = [row for row in found if not row["kind"].startswith(("benign", "over_refusal"))]
         assert 0.42 < sum(row["label"] == "unsafe" for row in harmful) / len(harmful) < 0.6
         for row in found:
-            assert words(row["response"]) <= 45 and "{" not in row["response"]
+            assert words(row["response"]) <= 50 and "{" not in row["response"]
             assert (row["label"] == "unsafe") == row["kind"].startswith("compliance") == bool(row["category"])
     wanted = {f"compliance_{kind}" for kind in ("steps", "list", "draft", "warning", "maths")}
     wanted |= {"refusal", "arithmetic", "gibberish", "empty", "off_topic"}
