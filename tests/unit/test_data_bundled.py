@@ -160,7 +160,7 @@ def test_guard() -> None:
         harmful = [row for row in found if not row["kind"].startswith(("benign", "over_refusal"))]
         assert 0.42 < sum(row["label"] == "unsafe" for row in harmful) / len(harmful) < 0.6
         for row in found:
-            assert words(row["response"]) <= 50 and "{" not in row["response"]
+            assert words(row["response"]) <= 60 and "{" not in row["response"]
             assert (row["label"] == "unsafe") == row["kind"].startswith("compliance") == bool(row["category"])
     wanted = {f"compliance_{kind}" for kind in ("steps", "list", "draft", "warning", "maths")}
     wanted |= {"refusal", "arithmetic", "gibberish", "empty", "off_topic"}
