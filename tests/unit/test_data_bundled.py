@@ -156,7 +156,7 @@ def test_guard() -> None:
     assert len(train) >= 320 and len(calibration) >= 160
     for found in (train, calibration):
         assert set(found[0]) == {"prompt", "response", "label", "category", "kind"}
-        assert 0.42 < sum(row["label"] == "unsafe" for row in found) / len(found) < 0.58
+        assert 0.4 < sum(row["label"] == "unsafe" for row in found) / len(found) < 0.58
         harmful = [row for row in found if not row["kind"].startswith(("benign", "over_refusal"))]
         assert 0.42 < sum(row["label"] == "unsafe" for row in harmful) / len(harmful) < 0.6
         for row in found:
