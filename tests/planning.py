@@ -13,7 +13,9 @@ from pipeline.store import Step, Store
 
 
 def experiment(*overrides: str, model: str = "tiny") -> plan.Experiment:
-    return plan.build(check(compose("config", [f"model={model}", "judge=[guard,refusal]", *overrides])))
+    """The tiny one has a judge that is trained: what depends on it can then be looked at."""
+    judge = ["judge=[guard,refusal]"] if model == "tiny" else []
+    return plan.build(check(compose("config", [f"model={model}", *judge, *overrides])))
 
 
 def fill(store: Store, step: Step) -> Path:

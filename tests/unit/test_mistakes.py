@@ -47,7 +47,7 @@ CASES = {
     "method.safemerge.tau=q2": ("tau=q2", "[0, 1]"),
     "method.safemerge.combine=exakt": ("combine=exakt", "peft_linear"),
     "+method.safemerge.taus=0.5": ("method.safemerge.taus", "tau"),
-    "judge.guard.threshold=2": ("judge.guard.threshold=2", "between 0 and 1"),
+    "judge.probe.threshold=2": ("judge.guard.threshold=2", "between 0 and 1"),
     "data=local": ("data.root", "data.root=../shared/datasets"),
     "task_adapter=/nowhere": ("task_adapter=/nowhere", "adapter_config.json"),
     "+train.task.args.learning_rat=1": ("train.task.args.learning_rat", "learning_rate"),
