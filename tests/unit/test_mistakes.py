@@ -47,7 +47,7 @@ CASES = {
     "method.safemerge.tau=q2": ("tau=q2", "[0, 1]"),
     "method.safemerge.combine=exakt": ("combine=exakt", "peft_linear"),
     "+method.safemerge.taus=0.5": ("method.safemerge.taus", "tau"),
-    "judge.probe.threshold=2": ("judge.guard.threshold=2", "between 0 and 1"),
+    "judge.guard.threshold=2": ("judge.guard.threshold=2", "between 0 and 1"),
     "data=local": ("data.root", "data.root=../shared/datasets"),
     "task_adapter=/nowhere": ("task_adapter=/nowhere", "adapter_config.json"),
     "+train.task.args.learning_rat=1": ("train.task.args.learning_rat", "learning_rate"),
@@ -60,7 +60,7 @@ CASES = {
 def test_a_slip_is_one_line_that_names_the_remedy(
     argument: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = [] if argument.startswith("model=") else ["model=tiny"]
+    first = [] if argument.startswith("model=") else ["model=tiny", "judge=[guard,refusal]"]
     if argument == "train=paper":  # the guard judge needs a guard section
         first = ["model=smollm2-135m-hub", "judge=[guard,refusal]"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
