@@ -52,11 +52,12 @@ def test_the_experiment_runs_and_its_second_run_makes_nothing(tmp_path: Path) ->
     assert {p["method"] for p in entry["points"]} == {
         "aligned", "finetuned", "safeinstruct", "resta", "safelora", "safemerge", "full"
     }  # fmt: skip
-    # A judge of 2M parameters gives many answers that are no verdict; its guard must be free to say so.
-    failed = [g for g in entry["guards"] if g["status"] == "fail" and g["name"] != "verdicts are valid"]
+    failed = [g for g in entry["guards"] if g["status"] == "fail"]
     assert not failed, failed
     with (report / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
+    merges = {r["combine"] for r in rows if r["method"] == "safemerge"}
+    assert merges == {"exact", "peft_linear"}, "both arithmetics"
     for metric in ("utility", "harm", "over_refusal"):
         assert any(r["metric"] == metric and r["method"] == "safemerge" for r in rows), metric
     assert {"model", "task", "method", "tau", "alpha", "combine", "seed", "split", "k", "n", "value"} <= set(
@@ -78,7 +79,7 @@ def test_the_experiment_runs_and_its_second_run_makes_nothing(tmp_path: Path) ->
         for p in (tmp_path / "store" / "finetune").glob("*/manifest.json")
     ]
     by_role = sorted((s["role"], s["seed"]) for s in trained)
-    expected = [("align", 0), ("guard", 0), ("safeinstruct", 0)]
+    expected = [("align", 0), ("safeinstruct", 0)]
     assert by_role == sorted([*expected, *((role, seed) for role in ("safety", "task") for seed in (0, 1))])
     together = json.loads(((tmp_path / "latest").resolve() / "run.json").read_text())
     assert [entry["seed"] for entry in together["runs"]] == [0, 1]
