@@ -111,7 +111,7 @@ class Store:
     def commit(self, step: Step, manifest: Mapping[str, Any]) -> None:
         """Finish a partial artifact. The rename is the only moment at which it appears."""
         partial = self.partial(step)
-        (partial / DONE).unlink(missing_ok=True)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n")
         os.replace(partial, self.path(step))
+        (self.path(step) / DONE).unlink(missing_ok=True)  # not before: a kill in between would lose the work
         (self.root / step.stage / f"{step.key}.lock").unlink(missing_ok=True)
