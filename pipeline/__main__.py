@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from data.errors import UserError
-from pipeline import overview, plan
+from pipeline import costs, endings, overview, plan
 from pipeline.config import Config, check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
@@ -138,25 +138,33 @@ def run(config: Config) -> None:
             report(experiment, runner, tracker, time.monotonic() - start)
         code = 0
     finally:
+        runner.close()
         tracker.finish(code)
+    costs.show(runner.costs, console)
     console.print(
         f"{len(runner.made)} artifacts made, {runner.cached} found in the store, {time.monotonic() - start:.0f} s"
     )
 
 
 def guarded(function: Callable[[], None]) -> int:
-    """Run, and turn what the user can mend into one line: 0, 2 for bad input, 1 for a failed stage, 130 after Ctrl-C."""
+    """Run, and turn what the user can mend into one line.
+
+    Returns:
+        0; 2 for bad input, 1 for a failed stage; after a signal 128 + its number: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
+    """
     try:
-        function()
+        with endings.handled():
+            function()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         errors.print(f"error: {one_line(error)}", style="red", markup=False)
         return 2
     except StageError as error:
         errors.print(f"error: {error}", style="red", markup=False)
         return 1
-    except KeyboardInterrupt:
-        errors.print("interrupted; finished work is kept, the same command goes on from here", style="yellow")
-        return 130
+    except KeyboardInterrupt as error:
+        number = endings.number_of(error)
+        errors.print(endings.sentence(number), style="yellow")
+        return 128 + number
     return 0
 
 

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from data.errors import UserError
-from pipeline import provenance
-from pipeline.progress import VARIABLE
+from pipeline import display, job, provenance
+from pipeline.costs import StageCost
+from pipeline.precision import cuda_capability
 from pipeline.store import DONE, VERSIONS, Step, Store
-from pipeline.worker import Job
-
-ROOT = Path(__file__).resolve().parent.parent
+from pipeline.worker import read_jobs
+from pipeline.worker_process import Outcome, WorkerProcess, launched
 
 
 class StageError(Exception):
     """A worker failed for a reason that is not the user's input; the message says where its log is."""
+
+
+class _Failed(Exception):
+    """A worker failed: what it had cost by then, and what to raise."""
+
+    def __init__(self, outcome: Outcome, error: Exception) -> None:
+        super().__init__(str(error))
+        self.outcome, self.error = outcome, error
 
 
 def _job(step: Step, store: Store) -> dict[str, Any]:
@@ -57,14 +49,44 @@ def _inline(step: Step) -> bool:
     )
 
 
+def _devices(step: Step) -> int:
+    return int(step.speed.get("devices", 1))
+
+
+def shareable(steps: Sequence[Step]) -> bool:
+    """Whether these steps may run in a worker that has carried out others, which saves importing torch anew.
+
+    Not where a GPU must be empty first, and not for vLLM: it neither starts in a used process nor leaves a clean one.
+    """
+    alone = any(_devices(s) > 1 or s.settings.get("backend") == "vllm" for s in steps)
+    return not alone and cuda_capability() is None
+
+
 class Runner:
-    """Makes artifacts and remembers which were made and which were there already."""
+    """Makes artifacts and remembers which were made, which were there already and what the stages cost.
+
+    To be closed when no more is wanted: the worker that the stages share waits until then.
+    """
 
     def __init__(self, store: Store, console: Console, on_finish: Any = None) -> None:
         self.store, self.console = store, console
         self.on_finish = on_finish or (lambda step, folder: None)
         self.made: list[Step] = []
         self.cached = 0
+        self.costs: list[StageCost] = []
+        self._shared: WorkerProcess | None = None
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the shared worker; it is idle, so nothing is lost."""
+        if self._shared is not None:
+            self._shared.end(0)
+            self._shared = None
 
     def ensure(self, title: str, steps: Sequence[Step]) -> None:
         """Make the missing ones among `steps` in one worker; all must have their inputs in the store.
@@ -74,26 +96,38 @@ class Runner:
             StageError: the worker failed otherwise. What it had finished is kept.
         """
         distinct = list({s.key: s for s in steps}.values())
-        if all(self.store.has(s) for s in distinct):
+        missing = [s for s in distinct if not self.store.has(s)]
+        if missing:
+            with self.store.claim(distinct) as missing:
+                self._commit_finished(missing)  # a run that was killed between finishing and moving
+                missing = [s for s in missing if not self.store.has(s)]
+                self.cached += len(distinct) - len(missing)
+                if missing:
+                    self._make(title, missing, found=len(distinct) - len(missing))
+                    return
+        else:
             self.cached += len(distinct)
-            return
-        with self.store.claim(distinct) as missing:
-            self._commit_finished(missing)  # a run that was killed between finishing and moving
-            missing = [s for s in missing if not self.store.has(s)]
-            self.cached += len(distinct) - len(missing)
-            if not missing:
-                return
-            self._require_inputs(title, missing)
-            for step in missing:
-                self.store.partial(step).mkdir(parents=True, exist_ok=True)
-            try:
-                if all(_inline(s) for s in missing):
-                    self._run_inline(missing)
-                else:
-                    self._run_worker(title, missing)
-            finally:
-                self._commit_finished(missing)
-        left = [s.name for s in missing if not self.store.has(s)]
+        self.costs.append(StageCost(title, 0, len(distinct), 0.0, 0.0, None, 0))
+
+    def _make(self, title: str, steps: Sequence[Step], found: int) -> None:
+        self._require_inputs(title, steps)
+        for step in steps:
+            self.store.partial(step).mkdir(parents=True, exist_ok=True)
+        start, outcome = time.monotonic(), Outcome()
+        try:
+            run = self._run_inline if all(_inline(s) for s in steps) else self._run_worker
+            outcome = run(title, steps)
+        except _Failed as failure:
+            outcome = failure.outcome
+            raise failure.error from None
+        finally:
+            wall = time.monotonic() - start
+            made = self._commit_finished(steps)
+            counted = [m["tokens"] for m in made if m.get("tokens") is not None]
+            tokens = sum(counted) if counted else None
+            peak = max([outcome.peak_memory_bytes, *(m.get("peak_memory_bytes", 0) for m in made)])
+            self.costs.append(StageCost(title, len(made), found, wall, outcome.cpu_s, tokens, peak))
+        left = [s.name for s in steps if not self.store.has(s)]
         if left:
             raise StageError(f"{title}: the worker ended without finishing {', '.join(left)}")
 
@@ -108,7 +142,9 @@ class Runner:
                 "include the earlier stages, or leave `stages` out to run them all"
             )
 
-    def _commit_finished(self, steps: Sequence[Step]) -> None:
+    def _commit_finished(self, steps: Sequence[Step]) -> list[dict[str, Any]]:
+        """Move what is complete to its place; the manifests."""
+        manifests = []
         for step in steps:
             done = self.store.partial(step) / DONE
             if not done.exists():
@@ -125,105 +161,64 @@ class Runner:
             }
             self.store.commit(step, manifest)
             self.made.append(step)
+            manifests.append(manifest)
             self.on_finish(step, self.store.path(step))
+        return manifests
 
-    def _run_inline(self, steps: Sequence[Step]) -> None:
-        stage = importlib.import_module(f"pipeline.stages.{steps[0].stage}")
-        jobs = []
-        for step in steps:
-            j = _job(step, self.store)
-            inputs = {role: Path(path) for role, path in j["inputs"].items()}
-            jobs.append(Job(j["name"], j["settings"], j["speed"], inputs, Path(j["output"])))
-        stage.run(jobs)
-
-    def _run_worker(self, title: str, steps: Sequence[Step]) -> None:
-        spec = {"stage": steps[0].stage, "jobs": [_job(s, self.store) for s in steps]}
+    def _spec(self, steps: Sequence[Step]) -> dict[str, Any]:
         log = self.store.partial(steps[0]) / "log.txt"
-        read, write = os.pipe()
-        with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-            json.dump(spec, file)
-        launch = [sys.executable]
-        devices = int(steps[0].speed.get("devices", 1))
-        if devices > 1:
-            launch += ["-m", "accelerate.commands.launch", "--num_processes", str(devices)]
-        command = [*launch, "-m", "pipeline.worker", file.name]
-        environment = {
-            **os.environ,
-            VARIABLE: str(write),
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        return {
+            "stage": steps[0].stage,
+            "log": str(log),
+            "jobs": [_job(step, self.store) for step in steps],
         }
+
+    def _run_inline(self, title: str, steps: Sequence[Step]) -> Outcome:
+        meter = job.begin(len(steps))
+        importlib.import_module(f"pipeline.stages.{steps[0].stage}").run(read_jobs(self._spec(steps)))
+        return Outcome(**meter.spent())
+
+    def _run_worker(self, title: str, steps: Sequence[Step]) -> Outcome:
+        with display.shown(self.console, title) as update:
+            outcome = self._carry_out(steps, update)
+            if outcome.error is not None:
+                raise _Failed(outcome, self._error(title, steps[0], outcome))
+        return outcome
+
+    def _carry_out(self, steps: Sequence[Step], update: display.Update) -> Outcome:
+        """In the shared worker if these steps allow it, otherwise in a fresh one."""
+        spec, log = self._spec(steps), self.store.partial(steps[0]) / "log.txt"
+        devices = max(_devices(s) for s in steps)
+        if devices > 1:
+            return launched(spec, devices, log, update)
+        share = shareable(steps)
+        if self._shared is not None and not self._shared.alive:
+            self.close()
+        worker = (self._shared if share else None) or WorkerProcess(log)
+        self._shared = worker if share else self._shared
+        kept = False
         try:
-            with log.open("a") as sink, self._bar(title) as update:
-                process = subprocess.Popen(
-                    command,
-                    stdout=sink,
-                    stderr=sink,
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(write,),
-                    env=environment,
-                )
-                os.close(write)
-                reader = threading.Thread(target=_follow, args=(read, update), daemon=True)
-                reader.start()
-                try:
-                    code = process.wait()
-                except BaseException:
-                    process.send_signal(signal.SIGINT)
-                    try:
-                        process.wait(timeout=10)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                        process.wait()
-                    raise
-                reader.join(timeout=5)
+            outcome = worker.run(spec, update)
+            if outcome.error is None and not share:
+                worker.close()
+            kept = outcome.error is None
         finally:
-            Path(file.name).unlink(missing_ok=True)
-        if code == 0:
-            return
+            if not kept:  # interrupted or failed: what the stage left behind in the process is not built on
+                worker.end()
+                self._shared = None if share else self._shared
+        return outcome
+
+    def _error(self, title: str, first: Step, outcome: Outcome) -> Exception:
+        """What to raise for a failed worker; shows the end of its log unless the user is told what to mend."""
+        if outcome.user:
+            return UserError(outcome.error)
+        log = self.store.partial(first) / "log.txt"
         tail = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        if code == 2 and tail and tail[-1].startswith("error: "):
-            raise UserError(tail[-1].removeprefix("error: "))
         for line in tail[-12:]:
             self.console.print(line, style="dim", markup=False, highlight=False)
         # The folder of a first job that was finished is about to move to its final place, and the log with it.
         finished = (log.parent / DONE).exists()
-        log = self.store.path(steps[0]) / log.name if finished else log
-        raise StageError(
-            f"{title} failed (exit code {code}); its log is {log}; run the same command again to go on"
+        log = self.store.path(first) / log.name if finished else log
+        return StageError(
+            f"{title} failed ({outcome.error}); its log is {log}; run the same command again to go on"
         )
-
-    @contextmanager
-    def _bar(self, title: str) -> Iterator[Any]:
-        start = time.monotonic()
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
-        )
-        if not self.console.is_terminal:
-            self.console.print(f"{title} ...", highlight=False)
-        with Progress(
-            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
-        ) as progress:
-            task = progress.add_task(title, total=None, note="starting")
-
-            def update(done: float, total: float, note: str) -> None:
-                progress.update(task, completed=done, total=total, note=note)
-
-            yield update
-        self.console.print(f"[green]done[/] {title:<26} {time.monotonic() - start:6.0f} s", highlight=False)
-
-
-def _follow(fd: int, update: Any) -> None:
-    with os.fdopen(fd) as stream:
-        for line in stream:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            update(event["done"], event["total"], event["note"])

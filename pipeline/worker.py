@@ -1,77 +1,189 @@
-"""One stage in a process of its own, so that the next one finds the GPU empty: `python -m pipeline.worker SPEC`.
+"""Stages in a process of their own, so that the main one stays light and the next stage can find the GPU empty.
 
-SPEC is a JSON file: {"stage", "jobs": [{"name", "settings", "speed", "inputs": {role: folder}, "output": folder}]}.
-Jobs are finished one by one; each gets a `done.json`, after which the main process moves it to its final place.
+    python -m pipeline.worker                     specs as JSON lines on stdin, until it closes
+    python -m pipeline.worker --launch N SPEC     accelerate's launcher with N ranks
+    python -m pipeline.worker SPEC                one of its ranks
+
+SPEC (a file, or a line): {"stage", "log", "jobs": [{"name", "settings", "speed", "inputs": {role: folder}, "output"}]}.
+Jobs are finished one by one; each gets a `done.json`, after which the main process moves it to its final place. What
+happens is told on stdout as JSON lines (`pipeline.progress`): progress, and at the end `finished` or `error`.
+
+stdin is also the lifeline. The main process holds its other end and never closes it during a job: if it closes, then that
+process is gone, and the worker ends itself with all that it started. (Linux's PR_SET_PDEATHSIG would be no help: it ends
+the worker alone, before that could end its children, and already when the thread that started it is gone.)
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import importlib
 import json
 import os
-import resource
+import queue
+import signal
 import sys
-import time
+import threading
+import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from pipeline.store import DONE
+from pipeline import progress
+from pipeline.job import Job, begin, finish
+from pipeline.processes import end_own_family
+
+__all__ = ["Job", "finish"]  # what stages import from here
+
+TORCH_SEED = 67280421310721  # torch's own default, the state in which a fresh process finds its generator
 
 
-@dataclass(frozen=True)
-class Job:
-    """One artifact to make: settings, the folders it is made from, and the folder to write into."""
+class Specs:
+    """Specs as they come in. A daemon thread reads them and notices the end of the stream, whatever the stage does."""
 
-    name: str
-    settings: dict[str, Any]
-    speed: dict[str, Any]
-    inputs: dict[str, Path]
-    output: Path
+    def __init__(self, stream: int) -> None:
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._unfinished = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
 
-    @contextmanager
-    def finishing(self) -> Iterator[None]:
-        """Write `done.json` when the block ends without an exception."""
-        start = time.monotonic()
-        yield
-        finish(self, time.monotonic() - start)
+    def _read(self, stream: int) -> None:
+        with os.fdopen(stream) as lines:
+            for line in lines:
+                with self._lock:  # counted here: the stream may end before the main thread has looked
+                    self._unfinished += 1
+                self._queue.put(json.loads(line))
+        with self._lock:
+            if self._unfinished:
+                end_own_family()
+        self._queue.put(None)
+
+    def next(self) -> dict[str, Any] | None:
+        """The next spec; None when there will be no more."""
+        return self._queue.get()
+
+    def done(self) -> None:
+        """The last one is carried out: from here on the stream may end."""
+        with self._lock:
+            self._unfinished -= 1
 
 
-def finish(job: Job, seconds: float) -> None:
-    """Mark a job's output as complete, with its wall time (s) and the process's peak memory (bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    (job.output / DONE).write_text(json.dumps({"wall_s": round(seconds, 2), "peak_memory_bytes": peak}))
+def watch(stream: int) -> None:
+    """End this process and all that it started when the stream ends. For processes that get no specs on it."""
+
+    def wait() -> None:
+        while os.read(stream, 4096):
+            pass
+        end_own_family()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def main(spec_path: str) -> int:
-    """Run the spec's stage; 0, or 2 after one line on stderr for what the user can mend."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    spec = json.loads(Path(spec_path).read_text())
-    jobs = [
+def to_log(path: str) -> None:
+    """stdout and stderr, also those of libraries in C, go to the end of this file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def read_jobs(spec: dict[str, Any]) -> list[Job]:
+    """The jobs of a spec, with paths."""
+    return [
         Job(
             j["name"],
             j["settings"],
             j["speed"],
-            {k: Path(v) for k, v in j["inputs"].items()},
+            {role: Path(folder) for role, folder in j["inputs"].items()},
             Path(j["output"]),
         )
         for j in spec["jobs"]
     ]
-    stage = importlib.import_module(f"pipeline.stages.{spec['stage']}")
+
+
+def carry_out(spec: dict[str, Any]) -> dict[str, Any]:
+    """Run the spec's stage; the event that tells how it ended. A traceback goes to the log."""
+    jobs = read_jobs(spec)
+    meter = begin(len(jobs))
     try:
-        stage.run(jobs)
+        importlib.import_module(f"pipeline.stages.{spec['stage']}").run(jobs)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return {"event": "error", "user": True, "text": str(error)[: progress.LONGEST], **meter.spent()}
+    except BaseException as error:  # SystemExit, too: nothing but the end of run() is success
+        traceback.print_exc()
+        text = traceback.format_exception_only(error)[-1].strip()
+        return {"event": "error", "user": False, "text": text[: progress.LONGEST], **meter.spent()}
+    return {"event": "finished", **meter.spent()}
+
+
+def as_new(environment: dict[str, str]) -> None:
+    """Undo what a stage leaves behind in the process, so that the next one works as in a fresh one."""
+    os.environ.clear()
+    os.environ.update(environment)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(TORCH_SEED)
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only: give freed memory back
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def serve(specs: Specs) -> int:
+    """Carry out specs until there are no more (0) or one fails (1): what a failure leaves behind is not built on."""
+    environment = dict(os.environ)
+    while (spec := specs.next()) is not None:
+        to_log(spec["log"])
+        event = carry_out(spec)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        specs.done()
+        progress.send(**event)
+        if event["event"] == "error":
+            return 1
+        as_new(environment)
     return 0
 
 
+def launch(processes: int, spec: str) -> int:
+    """accelerate's launcher, in this process; stdin and stdout go on to the ranks."""
+    from accelerate.commands import launch as launcher
+
+    watch(os.dup(0))
+    ranks = ["--num_processes", str(processes), "-m", "pipeline.worker", spec]
+    launcher.launch_command(launcher.launch_command_parser().parse_args(ranks))
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Serve, launch or be a rank; the exit code is 0 or 1."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # whatever a shell had ignored: the main process must be able to end us
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if arguments[:1] == ["--launch"]:
+        return launch(int(arguments[1]), arguments[2])
+    # The two streams get numbers that no child inherits; stages find an empty stdin, and print into the log.
+    control, events = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    if not arguments:
+        progress.connect(events)
+        return serve(Specs(control))
+    progress.connect(events, rank=int(os.environ.get("RANK", "0")))
+    watch(control)
+    event = carry_out(json.loads(Path(arguments[0]).read_text()))
+    if event["event"] == "error" or progress.leads():
+        progress.send(**event)
+    return int(event["event"] == "error")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -4,73 +4,40 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
 from data.errors import UserError
+from pipeline import display
 from pipeline import store as store_module
 from pipeline.__main__ import guarded
-from pipeline.run import Runner, StageError, _follow
+from pipeline.run import Runner, StageError, shareable
 from pipeline.store import Step, Store
-
-STAGE = """
-import os, signal, sys, time
-from pathlib import Path
-from data.errors import UserError
-from pipeline.progress import report
-
-def run(jobs):
-    for position, job in enumerate(jobs):
-        do = job.settings["do"]
-        with job.finishing():
-            seen = job.output / "attempts"
-            with seen.open("a") as stream:
-                stream.write("x")
-            if do == "bad input":
-                print("a library's warning", file=sys.stderr)
-                raise UserError("rows=0 is too few; give more")
-            if do == "crash":
-                raise RuntimeError("the reason")
-            if do == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if do == "wait":
-                time.sleep(60)
-            if do == "once" and len(seen.read_text()) == 1:
-                raise RuntimeError("first time")
-            if do == "read":
-                (job.output / "copy").write_text((job.inputs["source"] / "result").read_text())
-            (job.output / "result").write_text(do)
-        report(position + 1, len(jobs), do)
-"""
+from pipeline.worker_process import parsed
+from tests.fake_stage import install
 
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A stage that does what its settings say, found by the worker beside the real ones."""
-    package = tmp_path / "extra"
-    package.mkdir()
-    (package / "fake_stage.py").write_text(STAGE)
-    # Workers are processes of their own: they find the stage through their path.
-    (package / "sitecustomize.py").write_text(
-        "import pipeline.stages\npipeline.stages.__path__.append(__file__.rpartition('/')[0])\n"
-    )
-    root = str(Path(__file__).resolve().parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package), root]))
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path))
     monkeypatch.setitem(store_module.VERSIONS, "fake_stage", 1)
+    monkeypatch.setattr("pipeline.run.cuda_capability", lambda: None)  # also where there is a GPU
     return "fake_stage"
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> Runner:
-    return Runner(Store(tmp_path / "store"), Console(file=io.StringIO(), width=200))
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    with Runner(Store(tmp_path / "store"), Console(file=io.StringIO(), width=200)) as made:
+        yield made
 
 
 def said(runner: Runner) -> str:
@@ -91,6 +58,7 @@ def test_steps_are_made_once(stage: str, runner: Runner) -> None:
     runner.ensure("fake", wanted)
     assert len(runner.made) == 2 and runner.cached == 2
     manifest = json.loads((runner.store.path(wanted[0]) / "manifest.json").read_text())
+    assert manifest["tokens"] is None and manifest["cpu_s"] >= 0
     assert manifest["name"] == "one" and manifest["wall_s"] >= 0 and manifest["peak_memory_bytes"] > 1 << 20
 
 
@@ -173,49 +141,112 @@ def test_inline_steps_need_no_process(runner: Runner, monkeypatch: pytest.Monkey
     assert len((runner.store.path(step) / "rows.jsonl").read_text().splitlines()) == 8
 
 
-def test_progress_arrives_and_noise_on_the_pipe_does_not_matter() -> None:
-    read, write = os.pipe()
-    seen: list[tuple[float, float, str]] = []
-    os.write(write, b'{"done": 1, "total": 4, "note": "a"}\ngarbage\n{"done": 2, "total": 4, "note": "b"}\n')
-    os.close(write)
-    _follow(read, lambda *event: seen.append(event))
-    assert seen == [(1, 4, "a"), (2, 4, "b")]
+def test_noise_among_the_events_does_not_matter() -> None:
+    lines = ['{"event": "finished"}', "a library says hello", "[1]", '{"done": 2}', '{"event": "error"}']
+    assert [e["event"] for e in parsed(lines)] == ["finished", "error"]
 
 
-INTERRUPTED = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
-from pathlib import Path
-from rich.console import Console
-from pipeline import store
-from pipeline.__main__ import guarded
-from pipeline.run import Runner
-store.VERSIONS["fake_stage"] = 1
-steps = [store.Step("fake_stage", do, {"do": do}) for do in ("one", "wait")]
-runner = Runner(store.Store(Path(sys.argv[1])), Console())
-sys.exit(guarded(lambda: runner.ensure("fake", steps)))
-"""
+def pids(runner: Runner, wanted: list[Step]) -> list[str]:
+    return [(runner.store.path(s) / "pid").read_text() for s in wanted]
 
 
-def test_ctrl_c_ends_the_worker_and_keeps_finished_work(stage: str, tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(root)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    first, second = steps(stage, "one", "wait")
-    deadline = time.monotonic() + 60
-    while not (Store(root).partial(second) / "attempts").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    start = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
-    assert "finished work is kept" in err and "Traceback" not in err
-    assert time.monotonic() - start < 30, "the worker was sleeping for a minute and had to be ended"
-    assert Store(root).has(first) and not Store(root).has(second)
+def test_stages_share_a_worker_that_starts_each_one_afresh(stage: str, runner: Runner) -> None:
+    wanted = steps(stage, "one", "leave traces", "look for traces")
+    for step in wanted:
+        runner.ensure(step.name, [step])
+    assert len(set(pids(runner, wanted))) == 1
+    logs = [(runner.store.path(s) / "log.txt").read_text() for s in wanted]
+    assert [f"this is {s.name}\n" for s in wanted] == logs, "each has what was printed for it"
+    pid = int(pids(runner, wanted)[0])
+    assert psutil.pid_exists(pid)
+    runner.close()
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_worker_that_failed_is_not_used_again(stage: str, runner: Runner) -> None:
+    one, crash, three = wanted = steps(stage, "one", "crash", "three")
+    runner.ensure("first", [one])
+    with pytest.raises(StageError, match=r"second failed .RuntimeError: the reason."):
+        runner.ensure("second", [crash])
+    runner.ensure("third", [three])
+    assert len(set(pids(runner, [wanted[0], wanted[2]]))) == 2
+
+
+def test_vllm_gets_a_process_of_its_own(stage: str, runner: Runner) -> None:
+    before, after = steps(stage, "one", "two")
+    engine = Step(stage, "engine", {"do": "engine", "backend": "vllm"})
+    for step in (before, engine, after):
+        runner.ensure(step.name, [step])
+    first, second, third = pids(runner, [before, engine, after])
+    assert first == third != second
+    assert not psutil.pid_exists(int(second)), "gone before the next stage begins"
+
+
+@pytest.mark.parametrize(
+    ("capability", "settings", "speed", "expected"),
+    [
+        (None, {}, {}, True),
+        (None, {"backend": "transformers"}, {"devices": 1}, True),
+        (None, {"backend": "vllm"}, {}, False),
+        (None, {}, {"devices": 2}, False),
+        ((9, 0), {}, {}, False),
+    ],
+)
+def test_which_steps_share_a_worker(
+    capability: Any, settings: dict, speed: dict, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.run.cuda_capability", lambda: capability)
+    assert shareable([Step("judge", "x", settings, {}, speed)]) is expected
+
+
+def test_the_ranks_of_a_launcher_report_and_finish(stage: str, runner: Runner) -> None:
+    step = Step(stage, "several", {"do": "one"}, {}, {"devices": 2})
+    runner.ensure("several", [step])
+    assert runner.store.has(step) and runner.costs[0].cpu_s > 0
+    bad = Step(stage, "bad", {"do": "bad input"}, {}, {"devices": 2})
+    with pytest.raises(UserError, match="rows=0"):
+        runner.ensure("several", [bad])
+
+
+def test_costs_are_measured_per_stage_and_artifact(stage: str, runner: Runner) -> None:
+    one, big, small = steps(stage, "one", "busy and big", "three")
+    runner.ensure("first", [one])
+    runner.ensure("second", [one, big, small])
+    runner.ensure("third", [one])
+    first, second, third = runner.costs
+    assert (first.title, first.made, first.found) == ("first", 1, 0)
+    assert (second.made, second.found, third.made, third.found) == (2, 1, 0, 1)
+    assert second.wall_s > 0.3 and second.cpu_s > 0.3 and second.tokens == 12
+    assert third.wall_s == third.cpu_s == 0 and third.tokens is None
+    found = {
+        s.name: json.loads((runner.store.path(s) / "manifest.json").read_text()) for s in (one, big, small)
+    }
+    assert found["busy and big"]["cpu_s"] > 0.25 > found["three"]["cpu_s"]
+    assert found["busy and big"]["tokens"] == 12 and found["three"]["tokens"] is None
+    if sys.platform == "linux":
+        peaks = {name: m["peak_memory_bytes"] for name, m in found.items()}
+        assert peaks["busy and big"] > peaks["three"] + 100e6, "a job's peak is its own"
+        assert second.peak_memory_bytes >= peaks["busy and big"]
+
+
+def test_jobs_made_together_share_the_cost(stage: str, runner: Runner) -> None:
+    wanted = [Step(stage, f"part {n}", {"do": "together", "n": n}) for n in range(2)]
+    runner.ensure("together", wanted)
+    found = [json.loads((runner.store.path(s) / "manifest.json").read_text())["wall_s"] for s in wanted]
+    assert found == [5.0, 5.0]
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is(
+    stage: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(display, "FIRST_S", 0.01)
+    monkeypatch.setattr(display, "EVERY_S", 0.2)
+    runner.ensure("slow stage", steps(stage, "slow"))
+    lines = said(runner).splitlines()
+    assert lines[0] == "slow stage ..." and lines[1] == "slow stage: ... still loading, 0 s"
+    assert any(line.startswith("slow stage: 1/4 (25%), loss 0.50, 0:0") for line in lines), lines
+    assert any("still working, nothing new for 1 s" in line for line in lines), lines
+    assert lines[-1].startswith("done slow stage")
 
 
 def test_two_runs_share_the_work(stage: str, tmp_path: Path) -> None:
@@ -226,5 +257,7 @@ def test_two_runs_share_the_work(stage: str, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
+    for r in runners:
+        r.close()
     assert sorted(len(r.made) for r in runners) == [0, 1]
     assert sorted(r.cached for r in runners) == [0, 1]
