@@ -12,6 +12,7 @@ from typing import Any
 
 from evaluation import judge_tables, sections
 from evaluation.choosing import Chosen
+from evaluation.cost_tables import costs_table
 from evaluation.literature import SETTINGS
 from evaluation.quality import flags
 from evaluation.results import Entry, Point, plain, primary
@@ -105,6 +106,8 @@ def render_markdown(
         "Settings that the literature gives: " + "; ".join(f"{k}: {v} ({s})" for k, v, s in SETTINGS) + "."
     ]
     parts += ["## Provenance", markdown(sections.provenance_table(runs, groups))]
+    costs = costs_table(runs)
+    parts += ["## Cost", markdown(costs), costs.note] if costs.rows else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -141,6 +144,7 @@ def render_html(
         literature=literature,
         settings=SETTINGS,
         provenance=sections.provenance_table(runs, groups),
+        costs=costs_table(runs),
         configs=[
             (run.get("run", ""), json.dumps(plain(run.get("config") or {}), indent=2, ensure_ascii=False))
             for run in runs

@@ -103,7 +103,7 @@ def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float)
     from pipeline.stages import report as stage
 
     many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    stage.write(x, runner.store, console, tracker, made=len(runner.made), seconds=seconds, multirun=many)
+    stage.write(x, runner.store, console, tracker, costs=runner.costs, seconds=seconds, multirun=many)
 
 
 STAGES = {

@@ -112,23 +112,24 @@ class Tracker:
         except Exception as error:
             self._give_up(error)
 
-    def report(self, rows: Sequence[Mapping[str, Any]], figures: Sequence[Path]) -> None:
-        """Log the results table and the figures."""
+    def report(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        figures: Sequence[Path],
+        costs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Log the results table, the figures and what the stages cost."""
         run = self._start()
         if run is None:
             return
         try:
             import wandb
 
-            if rows:
-                columns = list(rows[0])
-                run.log(
-                    {
-                        "report/results": wandb.Table(
-                            columns=columns, data=[[r[c] for c in columns] for r in rows]
-                        )
-                    }
-                )
+            for name, found in (("results", rows), ("costs", costs)):
+                if found:
+                    columns = list(found[0])
+                    data = [[row[column] for column in columns] for row in found]
+                    run.log({f"report/{name}": wandb.Table(columns=columns, data=data)})
             run.log(
                 {
                     f"report/{figure.stem}": wandb.Image(str(figure))

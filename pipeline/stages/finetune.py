@@ -142,6 +142,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     trainer.train(resume_from_checkpoint=bool(checkpoints))
     if not trainer.accelerator.is_main_process:
         return
+    job.count_tokens(round(trainer.state.epoch * sum(len(e.input_ids) for e in encoded)))
     trainer.model.save_pretrained(job.output)
     log = [row for row in trainer.state.log_history if "loss" in row]
     (job.output / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))

@@ -109,4 +109,5 @@ def run(jobs: list[Job]) -> None:
                 report(count, total, "completions")
     for n, job in enumerate(jobs):
         streams[n].close()
+        job.count_tokens(sum(row["completion_tokens"] for row in done[n].values()))
         write_final(job, "completions.jsonl", list(prompts[n]), done[n], time.monotonic() - start)

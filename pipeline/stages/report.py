@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from evaluation.report import build_report, print_headline
 from evaluation.results import load_entry
 from pipeline import guards, plan, provenance
 from pipeline.config import Config
+from pipeline.costs import StageCost
 from pipeline.stages.judge import tuning_half
 from pipeline.store import MANIFEST, Step, Store, digest
 from pipeline.tracking import Tracker
@@ -180,6 +183,7 @@ def over_seeds(config: Config, runs: Path) -> Path | None:
         "run": name,
         "wall_time_s": round(sum(run["wall_time_s"] for run in members), 1),
         "peak_memory_bytes": max(run["peak_memory_bytes"] for run in members),
+        "costs": [cost for run in members for cost in run.get("costs", [])],
         "made_by": sorted({commit for run in members for commit in run.get("made_by", [])}),
         "runs": [entry for run in members for entry in run["runs"]],
     }
@@ -206,11 +210,16 @@ def write(
     console: Console,
     tracker: Tracker,
     *,
-    made: int,
+    costs: Sequence[StageCost],
     seconds: float,
     multirun: bool = False,
 ) -> None:
-    """Write <runs>/<run>/run.json, unless nothing has changed, and its report; in a multirun also one over the seeds."""
+    """Write <runs>/<run>/run.json, unless nothing has changed, and its report; in a multirun also one over the seeds.
+
+    costs: of the stages of this run so far; those that made nothing are left out.
+    """
+    spent = [asdict(cost) for cost in costs if cost.made]
+    made = bool(spent)
     config = x.config
     folder = Path(config.runs).absolute() / plan.run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,6 +239,7 @@ def write(
             if made or not old
             else old.get("wall_time_s", round(seconds, 1)),
             **_cost(x, store, candidates),
+            "costs": spent or old.get("costs", []),
             "config": config.model_dump(by_alias=True),
             "settings": plan.settings(config, seeds=True),
             "runs": [found],
@@ -247,5 +257,5 @@ def write(
         temporary.symlink_to(os.path.relpath(folder, latest.parent))
         os.replace(temporary, latest)
     if made or tracker.run is not None:
-        tracker.report(summary.rows, summary.figures)
+        tracker.report(summary.rows, summary.figures, spent)
     print_headline(summary, console)
