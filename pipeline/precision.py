@@ -132,6 +132,6 @@ def automatic() -> tuple[str, str]:
     return "float32", f"no native bfloat16 on this {platform.machine()} processor"
 
 
-def resolve(setting: str) -> str:
+def resolve(setting: Any) -> Any:
     """The dtype that a setting stands for: `auto` is this machine's, anything else itself."""
     return automatic()[0] if setting == "auto" else setting
