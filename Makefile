@@ -8,7 +8,7 @@ export PYTHON BACKEND TORCH_INDEX INSTALLER
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan sweep test check unit recipe format bench report lock clean ready
+.PHONY: help setup reproduce doctor plan sweep test check unit recipe format bench report lock clean ready
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -21,6 +21,9 @@ setup: ## make .venv from the lock; nothing to do the second time
 
 reproduce: ready ## the whole experiment for MODEL, with its report
 	@$(PY) -m pipeline $(CHOICES)
+
+doctor: ready ## what this machine can run, what is missing and what to do about it
+	@$(PY) -m pipeline.doctor
 
 plan: ready ## what reproduce would run, with what is cached and what each stage needs
 	@$(PY) -m pipeline $(CHOICES) ++dry_run=true
