@@ -41,10 +41,12 @@ def similarity_table(
     models = open_checkpoint(base), open_checkpoint(aligned)
     check_base(lora, *models)
     rows = []
-    for name, v, norm_v in subspaces(lora, *models, list(lora.modules), device):
-        module = lora.modules[name]
-        folded = subspace.fold(module.a, module.b).to(v.device)
-        found = subspace.similarity(folded, v, norm_v, module.scaling)
+    _check_device(device)
+    for name, module in lora.modules.items():
+        weights = _pair(name, module, *models)
+        found = subspace.similarity(subspace.fold(module.a, module.b).to(device), *weights, module.scaling)
+        del weights  # unmaps them before the next pair is mapped
+        _check_finite(name, found.norm_v, *models)
         numbers = (found.rho, found.norm_task, found.norm_v, found.norm_projected)
         rows.append(ModuleRow(name, layer_of(name), kind_of(name), *numbers, flags=found.flags))
         if progress:
@@ -56,22 +58,39 @@ def subspaces(
     adapter: Adapter, base: Checkpoint, aligned: Checkpoint, names: list[str], device: str
 ) -> Iterator[tuple[str, Tensor, float]]:
     """(module, V = W_aligned - W_base, ||V||_F) for each name. V is a buffer that the next one overwrites."""
-    try:
-        buffer = torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use device {device}: {str(error).splitlines()[0]}; use cpu") from None
+    _check_device(device)
+    buffer = torch.empty(0, device=device)
     for name in names:
-        weights = aligned.weight(name), base.weight(name)
-        check_shapes(name, adapter.modules[name], *weights)
+        weights = _pair(name, adapter.modules[name], base, aligned)
         shape = weights[0].shape
         if buffer.numel() < shape.numel():
             buffer = torch.empty(shape.numel(), device=device)
         v = buffer[: shape.numel()].view(shape)
         norm_v = subspace.difference(*weights, out=v)
-        if not math.isfinite(norm_v):
-            raise UserError(f"{name} of {aligned.reference} or {base.reference} has NaN or infinite weights")
         del weights  # unmaps them before the next pair is mapped
+        _check_finite(name, norm_v, base, aligned)
         yield name, v, norm_v
+
+
+def _pair(name: str, lora: Lora, base: Checkpoint, aligned: Checkpoint) -> tuple[Tensor, Tensor]:
+    """W_aligned and W_base of one module. UserError unless they fit each other and the adapter."""
+    weights = aligned.weight(name), base.weight(name)
+    check_shapes(name, lora, *weights)
+    return weights
+
+
+def _check_device(device: str) -> None:
+    """UserError if torch cannot use the device here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use device {device}: {str(error).splitlines()[0]}; use cpu") from None
+
+
+def _check_finite(name: str, norm_v: float, base: Checkpoint, aligned: Checkpoint) -> None:
+    """UserError unless ||V|| is a number."""
+    if not math.isfinite(norm_v):
+        raise UserError(f"{name} of {aligned.reference} or {base.reference} has NaN or infinite weights")
 
 
 def check_shapes(name: str, lora: Lora, aligned: Tensor, base: Tensor) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import methods
 from pipeline.merging import Checkpoint, load_adapter, repair_adapter, similarity_table
 from pipeline.merging.adapters import Adapter, Lora
-from pipeline.merging.subspace import difference, fold, similarity
+from pipeline.merging.subspace import fold, similarity
 from tests.benchmarks.dense import dense_rho, dense_table, read_and_subtract, reference_rho
 from tests.benchmarks.page import Row, write_page
 from tests.pico import write_lora
@@ -111,7 +111,7 @@ def against_dense(scene: Scene, name: str, bar: float) -> list[Row]:
             faster >= bar,
             detail,
         ),
-        Row(f"{against} reading and subtracting", f"{slower:.2f}x", "<= 3x", slower <= 3, times),
+        Row(f"{against} reading and subtracting", f"{slower:.2f}x", "<= 2.5x", slower <= 2.5, times),
     ]
 
 
@@ -128,8 +128,6 @@ def accuracy(shrink: int) -> Row:
             generator = torch.Generator().manual_seed(d_out)
             base = (0.02 * torch.randn(d_out, d_in, generator=generator)).to(dtype)
             aligned = (base.float() + 0.001 * torch.randn(d_out, d_in, generator=generator)).to(dtype)
-            v = torch.empty(d_out, d_in)
-            norm = difference(aligned, base, v)
             exact = aligned.double() - base.double()
             for rank in (8, 16, 64):
                 a = torch.randn(rank, d_in, generator=generator).to(dtype)
@@ -137,7 +135,7 @@ def accuracy(shrink: int) -> Row:
                 lora = Lora(a, b, 2.0)
                 square = d_out == d_in and rank == 8  # the definition itself is dear: once per dtype
                 expected = dense_rho(exact, lora) if square else reference_rho(exact, lora)
-                error = abs(similarity(fold(a, b), v, norm).rho - expected)
+                error = abs(similarity(fold(a, b), aligned, base).rho - expected)
                 if error >= worst:
                     worst, worst_case = error, f"{str(dtype)[6:]}, {d_out}x{d_in}, r={rank}"
     detail = f"largest of bf16 and fp16, r = 8, 16, 64, three shapes: {worst_case}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ def draw(seed: int, d_out: int, d_in: int, rank: int) -> tuple[torch.Tensor, tor
 
 
 def measure(a: torch.Tensor, b: torch.Tensor, v: torch.Tensor, scaling: float = 1.0) -> subspace.Similarity:
-    return subspace.similarity(subspace.fold(a, b), v, float(v.double().norm()), scaling)
+    return subspace.similarity(subspace.fold(a, b), v, torch.zeros_like(v), scaling)
 
 
 @settings(deadline=None)
@@ -69,8 +71,31 @@ def test_half_precision_checkpoints_are_accurate_to_1e_6(dtype: torch.dtype, ran
     norm = subspace.difference(aligned, base, v)
     exact = aligned.double() - base.double()
     assert norm == pytest.approx(float(exact.norm()), rel=1e-6)
-    rho = subspace.similarity(subspace.fold(a, b), v, norm).rho
-    assert abs(rho - dense_rho(b.double() @ a.double(), exact)) <= 1e-6
+    found = subspace.similarity(subspace.fold(a, b), aligned, base)
+    assert found.norm_v == norm
+    assert abs(found.rho - dense_rho(b.double() @ a.double(), exact)) <= 1e-6
+
+
+@pytest.mark.parametrize("block", [1, 40, 100, 1 << 19])
+def test_rho_and_v_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    a, b, v = draw(7, 33, 20, 4)
+    base = torch.randn(33, 20, generator=torch.Generator().manual_seed(8)).bfloat16()
+    aligned = (base.float() + v).bfloat16()
+    exact = aligned.double() - base.double()
+    monkeypatch.setattr(subspace, "_BLOCK", block)
+    out = torch.empty(33, 20)
+    norm = subspace.difference(aligned, base, out)
+    assert torch.equal(out, aligned.float() - base.float())
+    found = subspace.similarity(subspace.fold(a, b), aligned, base)
+    assert (norm, found.norm_v) == pytest.approx((float(exact.norm()),) * 2, rel=1e-6)
+    assert found.rho == pytest.approx(dense_rho(b.double() @ a.double(), exact), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e25])
+def test_the_norm_survives_squares_outside_of_float32(scale: float) -> None:
+    v = torch.randn(6, 5, generator=torch.Generator().manual_seed(2)) * scale
+    norm = subspace.difference(v, torch.zeros_like(v), torch.empty(6, 5))
+    assert norm == pytest.approx(float(v.double().norm()), rel=1e-6)
 
 
 def test_degenerate_modules_are_zero_and_flagged() -> None:
@@ -85,10 +110,13 @@ def test_degenerate_modules_are_zero_and_flagged() -> None:
     assert (found.rho, found.flags) == (0.0, ("zero_projection",))
 
 
-def test_nan_weights_show_in_the_norm() -> None:
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_nan_and_infinite_weights_show_in_the_norm(bad: str) -> None:
+    a, b, _ = draw(4, 4, 4, 2)
     base = torch.zeros(4, 4)
-    base[2, 1] = float("nan")
-    assert not torch.tensor(subspace.difference(torch.ones(4, 4), base, torch.empty(4, 4))).isfinite()
+    base[2, 1] = float(bad)
+    assert not math.isfinite(subspace.difference(torch.ones(4, 4), base, torch.empty(4, 4)))
+    assert not math.isfinite(subspace.similarity(subspace.fold(a, b), torch.ones(4, 4), base).norm_v)
 
 
 @settings(deadline=None)
