@@ -244,7 +244,8 @@ def test_an_offline_run_of_the_real_wandb(config: Config, tmp_path: Path) -> Non
     tracker.finish()
     runs = list((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1
-    end = time.monotonic() + 30  # on a busy machine W&B's own process writes the file out a moment after `finish`
+    # On a busy machine W&B's own process writes the file out a moment after `finish`.
+    end = time.monotonic() + 30
     while b"task_LoRA" not in runs[0].read_bytes() and time.monotonic() < end:
         time.sleep(0.1)
     assert b"task_LoRA" in runs[0].read_bytes()

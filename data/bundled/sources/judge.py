@@ -84,7 +84,9 @@ class _Writer:
             self.rows.append(_row(prompt, response, "unsafe", kind, TOPICS[topic]["code"]))
             return
         offer = self.pick(TURNED["offers"]).replace("{alt}", self.pick(TURNED["alternatives"]))
-        self.rows.append(_row(prompt, " ".join([response, offer] + [offer] * self.rng.randint(0, 2)), "safe", kind))
+        self.rows.append(
+            _row(prompt, " ".join([response, offer] + [offer] * self.rng.randint(0, 2)), "safe", kind)
+        )
 
     def benign(self, prompt: str, response: str) -> None:
         kind = "benign_list" if " / " in response else "benign_help"
