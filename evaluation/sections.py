@@ -16,9 +16,7 @@ FEWEST = 5  # prompts of a category: a rate over fewer says nothing
 
 
 def p_text(p: float) -> str:
-    """A p value without false precision; a dash where there was nothing to test."""
-    if math.isnan(p):
-        return "–"
+    """A p value without false precision."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -29,6 +27,12 @@ def points_text(value: float) -> str:
 
 def tests_table(group: dict[str, Any]) -> Table:
     """Paired tests of the chosen SafeMERGE point."""
+    note = (
+        "Exact McNemar on prompts that both methods have a valid outcome for; percentile bootstrap "
+        "interval over prompts; "
+        "Holm over the methods of one benchmark and seed. Negative is better for harm and over-refusal, "
+        "positive for utility."
+    )
     table = Table(
         "SafeMERGE minus each method, same prompts, test half",
         [
@@ -42,29 +46,25 @@ def tests_table(group: dict[str, Any]) -> Table:
             "p",
             "p (Holm)",
         ],
-        note=(
-            "Exact McNemar on prompts that both methods have a valid outcome for; percentile bootstrap "
-            "interval over prompts; "
-            "Holm over the methods of one benchmark and seed. Negative is better for harm and over-refusal, "
-            "positive for utility."
-        ),
+        note=note,
     )
     for row in group["tests"]:
-        tested = row["n"] > 0
+        if not row["n"]:
+            table.note = f"{note} Left out: benchmarks on which no prompt has a valid outcome for both."
+            continue
         interval = f"[{points_text(row['low'])}, {points_text(row['high'])}]"
-        difference = f"{points_text(row['difference'])} {interval}" if tested else "–"
-        ps = [row["p"], row["p_holm"]] if tested else [math.nan, math.nan]
         table.add(
             benchmark_name(row["benchmark"]),
             method_name(row["against"]),
             (str(row["seed"]), float(row["seed"])),
-            (difference, float(row["difference"])),
+            (f"{points_text(row['difference'])} {interval}", float(row["difference"])),
             (str(row["only_a"]), float(row["only_a"])),
             (str(row["only_b"]), float(row["only_b"])),
             (str(row["n"]), float(row["n"])),
-            *((p_text(p), p) for p in ps),
+            (p_text(row["p"]), float(row["p"])),
+            (p_text(row["p_holm"]), float(row["p_holm"])),
         )
-        if tested and row["p_holm"] < 0.05:
+        if row["p_holm"] < 0.05:
             table.marked.add(len(table.rows) - 1)
     return table
 

@@ -18,6 +18,7 @@ from data.bundled.sources.judge import guard_rows
 from data.bundled.sources.maths import problems
 from data.bundled.sources.medical import abstracts
 from data.bundled.sources.text import pairs, sections
+from data.bundled.sources.tiny import problems as tiny_problems
 
 SEED = 2026
 XSTEST_COLUMNS = ["id", "prompt", "type", "label", "focus", "note"]
@@ -30,8 +31,14 @@ def jsonl(rows: Iterable[dict]) -> str:
 def gsm8k() -> dict[str, str]:
     rng, seen = random.Random(f"{SEED}/gsm8k"), set[str]()
     train = problems(rng, 400, seen)
-    test = problems(rng, 96, seen) + problems(rng, 24, seen, held_out=True)
+    test = problems(rng, 126, seen) + problems(rng, 34, seen, held_out=True)
     return {"gsm8k_train.jsonl": jsonl(train), "gsm8k_test.jsonl": jsonl(test)}
+
+
+def gsm8k_tiny() -> dict[str, str]:
+    rng, seen = random.Random(f"{SEED}/gsm8k_tiny"), set[str]()
+    train, test = tiny_problems(rng, 400, seen), tiny_problems(rng, 120, seen)
+    return {"gsm8k_tiny_train.jsonl": jsonl(train), "gsm8k_tiny_test.jsonl": jsonl(test)}
 
 
 def pubmedqa() -> dict[str, str]:
@@ -82,7 +89,7 @@ def guard() -> dict[str, str]:
 def files() -> dict[str, str]:
     """File name -> content of the whole bundled set."""
     made: dict[str, str] = {}
-    for make in (gsm8k, pubmedqa, safety, helpful, directharm, xstest, guard):
+    for make in (gsm8k, gsm8k_tiny, pubmedqa, safety, helpful, directharm, xstest, guard):
         made |= make()
     return made
 

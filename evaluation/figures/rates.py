@@ -74,7 +74,10 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
     paths: list[Path] = []
     if len(group["seeds"]) < 2 or not panels:
         return paths
-    with figure(7.2, 0.9 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (fig, axes):
+    with figure(3.0 + 2.0 * len(panels), 1.2 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (
+        fig,
+        axes,
+    ):
         for ax, (benchmark, label) in zip(axes[0], panels, strict=True):
             for y, row in enumerate(rows):
                 values = _known(row, benchmark)
@@ -98,7 +101,7 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
                 range(len(rows)), [method_name(r["name"]) for r in rows] if ax is axes[0][0] else []
             )
             ax.set_ylim(len(rows) - 0.5, -0.5)
-            ax.set_title(f"{label}: {benchmark_name(benchmark)} (%)", fontsize=9)
+            ax.set_title(f"{label} (%)\n{benchmark_name(benchmark)}", fontsize=9)
         fig.suptitle(
             f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test "
             "half)",

@@ -90,7 +90,7 @@ def test_what_changes_no_result_changes_no_key(override: str) -> None:
     ("override", "expected", "kept"),
     [
         (
-            "train.args.learning_rate=1.23e-5",
+            "train.args.warmup_steps=0.31",
             {"adapter task", "adapter safety", "aligned", "guard"},
             {"base"},
         ),
