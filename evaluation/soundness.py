@@ -125,7 +125,8 @@ def notes(entries: list[Entry]) -> list[str]:
         )
     if str(entries[0].spec["model"]).lower() == "tiny":
         found.append(
-            "TOY: a model of about a million parameters on its own sums, to show the experiment; not a result."
+            "TOY: a model of about a million parameters on its own sums, to show the experiment; not a result. "
+            "Its refusals are coarse: read harm together with over-refusal."
         )
     if str(entries[0].spec["model"]).lower().startswith("smollm2"):
         found += [

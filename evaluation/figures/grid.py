@@ -57,7 +57,7 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
             )  # fmt: skip
         ax.set_xlabel(f"Utility: {benchmark_name(utility)} (%)  → better")
         ax.set_ylabel(f"Harm: {benchmark_name(harm)} (%)\n← better (down)")
-        ax.set_ylim(bottom=min(-1.0, ax.get_ylim()[0] * 0))
+        ax.set_ylim(bottom=-3)  # a marker at 0 stays whole
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, labelspacing=0.7)
         n = max(h.n for _, h in rates.values())
         ax.set_title(

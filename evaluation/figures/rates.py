@@ -51,6 +51,9 @@ def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
                 hatch=hatches.get(name.split(" ")[0], ""), edgecolor="white", linewidth=0.4, label=method_name(name),
                 error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
             )  # fmt: skip
+            none = [x for x, (_, r) in zip(at, known, strict=True) if not r["value"]]
+            # A bar of no height says whose it is by its marker.
+            ax.plot(none, [0] * len(none), style(name)[1], color=style(name)[0], markersize=5, clip_on=False)
         ax.set_xticks(range(len(kinds)), kinds)
         ax.set_ylabel(f"Harm: {benchmark_name(benchmark)} (%)")
         ax.set_ylim(bottom=0)
@@ -145,5 +148,6 @@ def training(entries: list[Entry], stem: Path) -> list[Path]:
             ax.set_xlabel("step")
             ax.set_ylim(bottom=0)
         axes[0][0].set_ylabel("training loss (answer tokens)")
-        axes[0][-1].legend(fontsize=8)
+        if len({seed for lines in curves.values() for seed, _ in lines}) > 1:
+            axes[0][-1].legend(fontsize=8)
     return paths
