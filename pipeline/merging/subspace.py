@@ -104,7 +104,7 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
         return Similarity(0.0, norm_task, norm_v, 0.0, flags or ("zero_projection",))
     right = (first / length).T
     second = torch.empty(d_out, k, device=device)  # V p
-    torch.mm(block, right, out=second[rows])  # the last block is still there; but on a CPU it is the only one
+    torch.mm(block, right, out=second[rows])  # the last block is still there; on a GPU it is all of V
     for rows in reversed(blocks[:-1]):
         block = _subtract(aligned, base, rows, scratch)
         torch.mm(block, right, out=second[rows])
