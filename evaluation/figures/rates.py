@@ -52,11 +52,11 @@ def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
                 error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
             )  # fmt: skip
             none = [x for x, (_, r) in zip(at, known, strict=True) if not r["value"]]
-            # A bar of no height says whose it is by its marker.
-            ax.plot(none, [0] * len(none), style(name)[1], color=style(name)[0], markersize=5, clip_on=False)
+            if none:  # a bar of no height says whose it is by its marker
+                ax.plot(none, [0] * len(none), style(name)[1], color=style(name)[0], markersize=5)
         ax.set_xticks(range(len(kinds)), kinds)
         ax.set_ylabel(f"Harm: {benchmark_name(benchmark)} (%)")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=-3)
         ax.set_title(
             f"Harm by category ({group['model']}, {group['task']}, test half)", loc="left", fontsize=10
         )
