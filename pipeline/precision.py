@@ -95,13 +95,19 @@ def gpus() -> list[dict[str, Any]]:
     for line in done.stdout.splitlines():
         try:
             memory, capability, name = line.split(",", 2)
+            # "[N/A]" where the GPU shares the machine's memory
+            known = memory.strip()[:1].isdigit()
             gib = (
-                round(float(memory) / 1024, 1) if memory.strip()[:1].isdigit() else 0.0
-            )  # shared memory: "[N/A]"
+                float(memory) / 1024
+                if known
+                else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+            )
             float(capability)
         except ValueError:  # no such row, or a GPU that does not say what it can do
             continue
-        found.append({"name": name.strip(), "memory_gib": gib, "compute_capability": capability.strip()})
+        found.append(
+            {"name": name.strip(), "memory_gib": round(gib, 1), "compute_capability": capability.strip()}
+        )
     return found
 
 
