@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 
@@ -69,6 +70,10 @@ def end(process: subprocess.Popen[str], known: set[psutil.Process], grace: float
 
 def end_own_family() -> None:
     """SIGKILL to all that this process started, and to itself. Called when its main process is gone."""
+    # A look at the processes is hundreds of system calls, and after each the interpreter has to be won back from a busy
+    # main thread, which may take 5 ms by default. Should it never be won back, the alarm ends at least this process.
+    sys.setswitchinterval(1e-6)
+    signal.alarm(int(2 * GRACE))
     try:
         _signal(family(os.getpid()), signal.SIGKILL)
         _signal(family(os.getpid()), signal.SIGKILL)  # one that was just being started
