@@ -22,7 +22,8 @@ setup: ## make .venv from the lock; nothing to do the second time
 reproduce: ready ## the whole experiment for MODEL, with its report
 	@$(PY) -m pipeline $(CHOICES)
 
-doctor: ready ## what this machine can run, what is missing and what to do about it
+doctor: ## what this machine can run, what is missing and what to do about it
+	@[ -x $(PY) ] || requirements/setup.sh
 	@$(PY) -m pipeline.doctor
 
 plan: ready ## what reproduce would run, with what is cached and what each stage needs

@@ -12,24 +12,40 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-from rich.console import Console
-from rich.table import Table
+try:
+    import psutil
+    from hydra import compose, initialize_config_dir
+    from rich.console import Console
+    from rich.table import Table
 
-from pipeline import precision
-from pipeline.preflight import gpu_gib, hub_reachable, hub_token
-from pipeline.tracking import has_key
+    from pipeline import plan, precision, preflight, provenance
+    from pipeline.config import check as check_config
+    from pipeline.store import Store
+    from pipeline.tracking import has_key
+except ImportError as error:
+    BROKEN = str(error)
+else:
+    BROKEN = ""
 
+ROOT = Path(__file__).resolve().parent.parent
 #: Minutes of the first run on two cores, by precision. tiny: a whole run on a processor with AVX512_BF16. The default in
 #: bfloat16: the sum of its stages there, measured in several runs; in float32 a guess from the cost of a matrix product.
 MINUTES = {"tiny": {"float32": 2, "bfloat16": 2}, "smollm2-135m": {"float32": 30, "bfloat16": 15}}
 NEEDS_GIB, NEEDS_DISK_GIB = 6.0, 10.0
-LARGE = {"llama2-7b": 6.74e9, "qwen2-7b": 7.62e9, "qwen2.5-7b": 7.62e9, "llama3.1-8b": 8.03e9}
+CGROUP = Path("/sys/fs/cgroup")
+#: Loads vLLM's compiled part too: `import vllm` alone succeeds where a library is missing that it links.
+LOAD_VLLM = """
+import vllm
+from vllm.platforms import current_platform
+current_platform.import_kernels()
+print(vllm.__version__ if current_platform.device_type else "finds no device that it can run on")
+"""
 
 
 @dataclass(frozen=True)
@@ -42,13 +58,12 @@ class Finding:
     fatal: bool = False
 
 
-def _importable(name: str, seconds: float) -> str:
-    """Version of a package that imports in a process of its own, or why it does not, in one line."""
-    code = f"import {name}; print({name}.__version__)"
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+def _load_vllm(seconds: float) -> str:
+    """vLLM's version if it loads in a process of its own, else why it does not, in one line."""
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
+            [sys.executable, "-W", "ignore", "-c", LOAD_VLLM],
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -56,9 +71,17 @@ def _importable(name: str, seconds: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {seconds:.0f} s"
+    _, warned, why = (done.stdout + done.stderr).partition("Failed to import from vllm._C")
+    if warned:  # vLLM itself goes on, and fails at the first prompt
+        return f"does not load: {why.partition(': ')[2].splitlines()[0][:120]}"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     last = lines[-1] if lines else "no output"
-    return last if done.returncode == 0 else f"does not import: {last[:120]}"
+    return last if done.returncode == 0 else f"does not load: {last[:120]}"
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> list[Finding]:
@@ -67,17 +90,29 @@ def processor() -> list[Finding]:
     sets = ", ".join(precision.instruction_sets()) or "not listed by this system"
     return [
         Finding("Python", platform.python_version()),
-        Finding("cores", str(psutil.cpu_count())),
+        Finding("cores", str(cores())),
         Finding("instruction sets", sets),
         Finding("precision", f"{dtype} ({reason})"),
     ]
 
 
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
 def memory() -> Finding:
-    """Memory in all and free (GiB)."""
+    """Memory in all and free (GiB), within a container's limit."""
     seen = psutil.virtual_memory()
-    text = f"{seen.total / 2**30:.1f} GiB, {seen.available / 2**30:.1f} free"
-    low = seen.available / 2**30 < NEEDS_GIB
+    limit, used = (_number(CGROUP / name) for name in ("memory.max", "memory.current"))
+    total, free = seen.total / 2**30, seen.available / 2**30
+    if limit is not None and limit / 2**30 < total:
+        total = limit / 2**30
+        free = min(free, total - (used or 0) / 2**30)
+    text = f"{total:.1f} GiB, {free:.1f} free"
+    low = free < NEEDS_GIB
     return Finding("memory", text, f"the default model needs {NEEDS_GIB:.0f} GiB free" if low else "", low)
 
 
@@ -109,28 +144,57 @@ def torch_build() -> Finding:
 
 
 def vllm() -> Finding:
-    """vLLM, imported for real: its build may not fit the machine."""
-    found = _importable("vllm", 60)
+    """vLLM, loaded for real: its build may not fit the machine."""
+    without = 'ARGS="generation.backend=transformers" does without it, slower'
+    if not sys.platform.startswith("linux"):
+        return Finding("vLLM", "there is none for this system", without, fatal=True)
+    found = _load_vllm(60)
     if found[:1].isdigit():
         return Finding("vLLM", found)
-    remedy = "make setup, or run with generation.backend=transformers (slower)"
+    remedy = "make setup"
     if "libnuma" in found:
-        remedy = f"install libnuma (libnuma1 on Debian); {remedy}"
-    return Finding("vLLM", found, remedy)
+        remedy = "install libnuma (libnuma1 on Debian)"
+    elif "no device" in found:
+        remedy = "BACKEND=cpu make setup, or look why the GPU is not seen"
+    return Finding("vLLM", found, f"{remedy}; {without}", fatal=True)
 
 
 def hub() -> Finding:
-    """Whether the model hub answers."""
+    """Whether the model hub answers, in a few seconds also where looking up its name hangs."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return Finding("model hub", "not asked: HF_HUB_OFFLINE=1")
-    text = "reachable" if hub_reachable() else "does not answer (tiny and the default model do not need it)"
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(preflight.hub_reachable()), daemon=True)
+    asking.start()
+    asking.join(5)
+    text = "reachable" if any(answers) else "does not answer (tiny and the default model do not need it)"
     return Finding("model hub", text)
+
+
+def code() -> Finding:
+    """The commit of this checkout."""
+    git = provenance.git()
+    if not git["commit"]:
+        return Finding("code", "not a git checkout")
+    return Finding("code", f"commit {git['commit'][:10]}{', with changes' if git['dirty'] else ''}")
+
+
+def environment() -> Finding:
+    """Whether the last set-up came to its end."""
+    if Path(sys.prefix) != ROOT / ".venv":
+        return Finding("environment", "not this folder's .venv")
+    unfinished = not (ROOT / ".venv/.ready").exists()
+    return Finding(
+        "environment",
+        ".venv, set-up unfinished" if unfinished else ".venv",
+        "make setup" if unfinished else "",
+    )
 
 
 def secrets() -> Finding:
     """Which keys are there, never their values."""
     present = {
-        "hub token": hub_token(),
+        "hub token": preflight.hub_token(),
         "W&B key": has_key(),
         "judge server key": bool(os.environ.get("OPENAI_API_KEY")),
     }
@@ -139,38 +203,68 @@ def secrets() -> Finding:
     )
 
 
+def lacking(reachable: bool) -> dict[str, list[str]]:
+    """For each model that is not in `MINUTES`, what `make reproduce` would ask for, shortened."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    if not reachable:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # asked once already: not again for each model
+    try:
+        found = {}
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            for name in sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")):
+                if name not in MINUTES:
+                    x = plan.build(check_config(compose("config", [f"model={name}"])))
+                    lacks = preflight.missing(x, Store(Path(x.config.store)))
+                    found[name] = [lack.split(" (")[0].split(" for the gated")[0] for lack in lacks]
+        return found
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE", None)
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
 def models(findings: list[Finding]) -> list[Finding]:
-    """What each MODEL= would take here."""
+    """What each MODEL= would take here, or what it lacks; models that lack the same share a line."""
     broken = [f.what for f in findings if f.fatal]
     dtype, _ = precision.automatic()
-    cores = max(1, psutil.cpu_count() or 1)
     rows = []
     for name, minutes in MINUTES.items():
-        guess = minutes["float32" if dtype == "float32" else "bfloat16"] * 2 / min(cores, 8)
-        text = f"about {max(1, round(guess))} min" + ("" if cores == 2 else " (a guess from two cores)")
+        guess = minutes["float32" if dtype == "float32" else "bfloat16"] * 2 / min(cores(), 8)
+        text = f"about {max(1, round(guess))} min" + ("" if cores() == 2 else " (a guess from two cores)")
         rows.append(Finding(f"MODEL={name}", f"see {', '.join(broken)} first" if broken else text))
-    have = max((g["memory_gib"] for g in precision.gpus()), default=0.0)
-    need = max(gpu_gib(parameters) for parameters in LARGE.values())
-    names = ", ".join(LARGE)
-    if have >= need:
-        rows.append(Finding("7B-8B models", f"fit: {names}; make plan MODEL=... says what is lacking"))
-    else:
-        rows.append(Finding("7B-8B models", f"need a GPU with {need:.0f} GiB ({names})"))
-    return rows
+    reachable = any(f.what == "model hub" and f.found == "reachable" for f in findings)
+    groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
+    for name, lacks in lacking(reachable).items():
+        kinds = tuple("GPU" if lack.startswith("a GPU") else lack for lack in lacks)
+        groups.setdefault(kinds, []).append((name, lacks))
+    for kinds, members in groups.items():
+        names = ", ".join(name for name, _ in members)
+        worst = [
+            max(each, key=lambda lack: [int(w) for w in lack.split() if w.isdigit()])
+            for each in zip(*(lacks for _, lacks in members), strict=True)
+        ]
+        verb = "lack" if len(members) > 1 else "lacks"
+        said = f"{names} {verb} {', '.join(worst)}" if kinds else f"{names}: all there"
+        rows.append(Finding("from the hub", said))
+    return [*rows, Finding("", "more on each: make plan MODEL=...")]
 
 
 def examine() -> list[Finding]:
     """All findings, the slow ones side by side."""
-    slow: list[Callable[[], Finding]] = [torch_build, vllm, hub, graphics]
+    slow: list[Callable[[], Finding]] = [torch_build, vllm, hub, graphics, code]
     with ThreadPoolExecutor() as pool:
         waiting = [pool.submit(check) for check in slow]
-        findings = [*processor(), memory(), disk(), secrets()]
+        findings = [environment(), *processor(), memory(), disk(), secrets()]
         findings += [w.result() for w in waiting]
     return [*findings, *models(findings)]
 
 
 def main() -> int:
     """Print the screen; 0 if the default model can run here, else 1."""
+    if BROKEN:
+        print(f"Python    {platform.python_version()}\npackages  {BROKEN}\n          ! make setup")
+        print("the default model cannot run here: packages")
+        return 1
     findings = examine()
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pipeline import doctor, precision
+from pipeline import doctor, precision, preflight
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No import of vLLM, no network."""
-    monkeypatch.setattr(doctor, "_importable", lambda name, seconds: "0.32.0")
-    monkeypatch.setattr(doctor, "hub_reachable", lambda: False)
+    monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "0.32.0")
+    monkeypatch.setattr(preflight, "hub_reachable", lambda: False)
+    monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(precision, "gpus", list)
+    monkeypatch.setattr(doctor, "CGROUP", Path("nowhere"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", "/nowhere")
+    monkeypatch.setattr(doctor, "cores", lambda: 2)
+    monkeypatch.setattr(sys, "platform", "linux")
 
 
 def screen(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -40,7 +54,6 @@ def test_a_sound_machine_runs_the_default(
 def test_the_precision_and_its_minutes_follow_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, minutes in ((["avx", "avx2"], "30"), (["avx2", "avx512_bf16"], "15")):
         monkeypatch.setattr(precision, "instruction_sets", lambda flags=flags: flags)
-        monkeypatch.setattr(doctor.psutil, "cpu_count", lambda: 2)
         found = {f.what: f.found for f in [*doctor.processor(), *doctor.models([])]}
         assert ("bfloat16" in found["precision"].split(" ")[0]) == ("avx512_bf16" in flags)
         assert found["MODEL=smollm2-135m"] == f"about {minutes} min"
@@ -64,9 +77,10 @@ def test_a_missing_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vllm_without_libnuma_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "does not import: libnuma.so.1: cannot open shared object file"
-    monkeypatch.setattr(doctor, "_importable", lambda name, seconds: reason)
-    assert "libnuma1 on Debian" in doctor.vllm().remedy
+    reason = "does not load: libnuma.so.1: cannot open shared object file"
+    monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: reason)
+    found = doctor.vllm()
+    assert "libnuma1 on Debian" in found.remedy and found.fatal
 
 
 def test_keys_are_named_and_never_shown(
@@ -78,9 +92,96 @@ def test_keys_are_named_and_never_shown(
     assert "planted-secret" not in text and text.count(": yes") == 3
 
 
-def test_a_gpu_large_enough_runs_the_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_beside_a_cpu_build_of_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = {"name": "a card", "memory_gib": 80.0, "compute_capability": "9.0"}
     monkeypatch.setattr(precision, "gpus", lambda: [gpu])
     monkeypatch.setattr(precision, "cuda_capability", lambda: None)
-    assert doctor.models([])[-1].found.startswith("fit: ")
-    assert "BACKEND=cuda" in doctor.graphics().remedy, "a CPU build of torch beside a GPU"
+    assert "BACKEND=cuda" in doctor.graphics().remedy
+
+
+@pytest.mark.parametrize(("gib", "lacking"), [(0, True), (20, True), (80, False)])
+def test_the_large_models_ask_for_a_gpu(gib: float, lacking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [{"name": "a card", "memory_gib": float(gib), "compute_capability": "9.0"}] if gib else []
+    monkeypatch.setattr(preflight, "gpus", lambda: gpus)
+    before = os.environ.get("HF_HUB_OFFLINE")
+    lines = [f.found for f in doctor.models([]) if "llama3.1-8b" in f.found]
+    assert len(lines) == 1 and ("a GPU with 22 GiB" in lines[0]) == lacking
+    assert "hub token" in lines[0]
+    assert os.environ.get("HF_HUB_OFFLINE") == before
+
+
+def test_the_screen_holds_when_all_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_memory(monkeypatch, 2)
+    monkeypatch.setattr(doctor, "NEEDS_DISK_GIB", 1e9)
+    monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "does not load: " + "libnuma.so.1 " * 9)
+    code, text = screen(capsys)
+    assert code == 1 and "memory, vLLM" in text
+    assert len(text.splitlines()) <= 30 and max(map(len, text.splitlines())) <= 80
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_memory(monkeypatch, 12)
+    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert not doctor.memory().fatal
+    (tmp_path / "memory.max").write_text(f"{8 * 2**30}\n")
+    (tmp_path / "memory.current").write_text(f"{3 * 2**30}\n")
+    found = doctor.memory()
+    assert found.found == "8.0 GiB, 5.0 free" and found.fatal
+
+
+def test_more_cores_are_a_stated_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cores", lambda: 8)
+    monkeypatch.setattr(precision, "automatic", lambda: ("float32", "a test"))
+    assert doctor.models([])[1].found == "about 8 min (a guess from two cores)"
+
+
+def test_without_vllm_the_way_around_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    found = doctor.vllm()
+    assert found.fatal and "generation.backend=transformers" in found.remedy
+
+
+def test_a_hub_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(preflight, "hub_reachable", lambda: time.sleep(30))
+    before = time.monotonic()
+    assert "does not answer" in doctor.hub().found
+    assert time.monotonic() - before < 10
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("raise ImportError('libx.so: not there')", "does not load: ImportError: libx.so: not there"),
+        ("import time; time.sleep(60)", "no answer within 5 s"),
+    ],
+)
+def test_a_vllm_that_does_not_load_is_one_line(
+    package: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "vllm.py").write_text(package)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert doctor._load_vllm(5) == expected
+
+
+def test_a_kernel_that_vllm_only_warns_of_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm/__init__.py").write_text("__version__ = '1.0'")
+    (tmp_path / "vllm/platforms.py").write_text(
+        "class current_platform:\n    device_type = 'cpu'\n    @staticmethod\n    def import_kernels():\n"
+        "        print('WARNING: Failed to import from vllm._C_AVX2: ImportError(\"libnuma.so.1: none\")')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert doctor._load_vllm(20) == 'does not load: ImportError("libnuma.so.1: none")'
+
+
+def test_a_python_without_the_packages_gets_a_line_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "pipeline.doctor"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "make setup" in done.stdout and done.stderr == ""
