@@ -22,19 +22,15 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from data.errors import UserError
-from pipeline import costs, endings, overview, plan
+from pipeline import costs, endings, overview, plan, screen
 from pipeline.config import Config, check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
 from pipeline.run import Runner, StageError
 from pipeline.store import Store
 from pipeline.tracking import Tracker
-
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def prepare(x: plan.Experiment, runner: Runner) -> None:
@@ -103,7 +99,7 @@ def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float)
     from pipeline.stages import report as stage
 
     many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    stage.write(x, runner.store, console, tracker, costs=runner.costs, seconds=seconds, multirun=many)
+    stage.write(x, runner.store, screen.console, tracker, costs=runner.costs, seconds=seconds, multirun=many)
 
 
 STAGES = {
@@ -122,13 +118,15 @@ def run(config: Config) -> None:
     store = Store(Path(config.store))
     experiment = plan.build(config)
     if config.dry_run:
-        overview.show(experiment, store, console)
+        overview.show(experiment, store, screen.console)
         return
     require(experiment, store)
     name = plan.run_name(config)
-    console.print(f"[bold]{name}[/]  (store {config.store}; interrupt at any time, the same command goes on)")
-    tracker = Tracker(config, name, console)
-    runner = Runner(store, console, tracker.step)
+    screen.console.print(
+        f"[bold]{name}[/]  (store {config.store}; interrupt at any time, the same command goes on)"
+    )
+    tracker = Tracker(config, name, screen.console)
+    runner = Runner(store, screen.console, tracker.step)
     code = 1
     try:
         for stage, function in STAGES.items():
@@ -140,8 +138,8 @@ def run(config: Config) -> None:
     finally:
         runner.close()
         tracker.finish(code)
-    costs.show(runner.costs, console)
-    console.print(
+    costs.show(runner.costs, screen.console)
+    screen.console.print(
         f"{len(runner.made)} artifacts made, {runner.cached} found in the store, {time.monotonic() - start:.0f} s"
     )
 
@@ -156,14 +154,14 @@ def guarded(function: Callable[[], None]) -> int:
         with endings.handled():
             function()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        errors.print(f"error: {one_line(error)}", style="red", markup=False)
+        screen.errors.print(f"error: {one_line(error)}", style="red", markup=False)
         return 2
     except StageError as error:
-        errors.print(f"error: {error}", style="red", markup=False)
+        screen.errors.print(f"error: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt as error:
         number = endings.number_of(error)
-        errors.print(endings.sentence(number), style="yellow")
+        screen.errors.print(endings.sentence(number), style="yellow")
         return 128 + number
     return 0
 
@@ -172,6 +170,7 @@ def guarded(function: Callable[[], None]) -> int:
 def hydra_main(cfg: DictConfig) -> None:
     """Called by Hydra once per job. Leaves by SystemExit on failure: Hydra adds its own lines to any other exception."""
     logging.getLogger().setLevel(logging.WARNING)
+    endings.follow_main()
     if code := guarded(lambda: run(check(cfg))):
         sys.exit(code)
 
@@ -179,4 +178,5 @@ def hydra_main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     # `+dry_run=true` is the documented spelling; Hydra takes a plus for new keys only, and the key exists.
     sys.argv = [a.lstrip("+") if a.lstrip("+").startswith("dry_run=") else a for a in sys.argv]
+    endings.follow_main()
     sys.exit(guarded(hydra_main))

@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 LIMIT = 8.0  # seconds from the signal to the end of the process, whatever hangs (an upload, say)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+
+MAIN = "SAFEMERGE_MAIN_PID"  # the process that was started first
 
 #: Called at a second signal and at the limit: ends all workers at once.
 at_once: list[Callable[[], None]] = []
@@ -60,6 +63,23 @@ class _Handler:
     def cancel(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
+
+
+def follow_main(seconds: float = 1.0) -> None:
+    """In a process that the main one started for a job of a multirun (joblib): leave, as after SIGTERM, when that is gone.
+
+    In the main process itself, and in jobs that Slurm started, nothing happens.
+    """
+    parent = os.getppid()
+    if os.environ.setdefault(MAIN, str(os.getpid())) != str(parent):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_all() -> None:
