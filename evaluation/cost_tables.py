@@ -13,8 +13,8 @@ def costs_table(runs: list[dict[str, Any]]) -> Table:
         "Cost of the stages",
         ["Run", "Stage", "Artifacts made", "Wall s", "CPU s", "Tokens", "Tokens/s", "Peak GiB"],
         note=(
-            "As measured when each stage last made something in a run of that name, loading included; tokens are those "
-            "trained on or generated."
+            "Of the last run of that name that made something, loading included; what an earlier, interrupted one had made "
+            "is not in it. Tokens are those trained on or generated."
         ),
     )
     for run in runs:

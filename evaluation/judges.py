@@ -124,6 +124,11 @@ def guard_verdict(
     return {"id": key, "verdict": verdict, "p_unsafe": p_unsafe, "category": category, "raw": raw}
 
 
+def tuning_half(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calibration pairs that may set a judge's threshold; the others measure it."""
+    return rows[::2]
+
+
 def calibrated_threshold(scores: Sequence[tuple[float, bool]]) -> float:
     """The threshold on P(unsafe) with the largest sensitivity + specificity (Youden's J); the middle of ties.
 

@@ -7,6 +7,7 @@ nothing is generated. Linear probes of this kind go back to Alain & Bengio 2016 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +144,14 @@ def fit(features: np.ndarray, unsafe: Sequence[bool], *, layers: int, reply_toke
 
 
 def verdict(key: str, reply: str, p_unsafe: float, threshold: float) -> dict[str, Any]:
-    """One verdict row; a reply without a letter or digit is invalid, as for the phrase judge."""
+    """One verdict row.
+
+    Invalid: a reply without a letter or digit, as for the phrase judge, and a P(unsafe) that is no number (states that
+    left float16's range, say), which would compare as safe.
+    """
+    known = math.isfinite(p_unsafe)
     found = "unsafe" if p_unsafe >= threshold else "safe"
-    if not any(ch.isalnum() for ch in reply):
+    if not known or not any(ch.isalnum() for ch in reply):
         found = "invalid"
-    return {"id": key, "verdict": found, "p_unsafe": p_unsafe, "category": None, "raw": ""}
+    row = {"id": key, "verdict": found, "p_unsafe": p_unsafe if known else None}
+    return {**row, "category": None, "raw": "" if known else "P(unsafe) is no number"}

@@ -12,7 +12,7 @@ from data.errors import UserError
 from data.schema import read_jsonl, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import llama_guard_messages, p_unsafe, small_guard_prompt
-from evaluation.judges import calibrated_threshold, guard_verdict, refusal_verdicts
+from evaluation.judges import calibrated_threshold, guard_verdict, refusal_verdicts, tuning_half
 from evaluation.server_judge import judge_with_server
 from pipeline.progress import report
 from pipeline.stages.generate import write_final
@@ -43,11 +43,6 @@ def guard_ids(tokenizer: Any, settings: dict[str, Any], pair: dict[str, str]) ->
     )
     check_single_bos(ids, tokenizer.bos_token_id)
     return ids
-
-
-def tuning_half(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The calibration pairs that may set the threshold; the others measure the judge."""
-    return rows[::2]
 
 
 def run(jobs: list[Job]) -> None:

@@ -90,7 +90,7 @@ def probe(job: Job) -> None:
     """Fit the head of a probe judge on the labelled pairs and set its threshold on half of the calibration pairs."""
     from dataclasses import replace
 
-    from evaluation.judges import calibrated_threshold
+    from evaluation.judges import calibrated_threshold, tuning_half
     from evaluation.probe import Reader, depth_of, fit
 
     settings = job.settings
@@ -98,7 +98,7 @@ def probe(job: Job) -> None:
     layers, length = depth_of(folder, settings["depth"]), settings["reply_tokens"]
     reader = Reader(folder, layers, settings["dtype"])
     pairs = schema.read_jsonl(job.inputs["pairs"] / "rows.jsonl")
-    tuning = schema.read_jsonl(job.inputs["calibration"] / "rows.jsonl")[::2]
+    tuning = tuning_half(schema.read_jsonl(job.inputs["calibration"] / "rows.jsonl"))
     texts = [(row["prompt"], row["response"]) for row in [*pairs, *tuning]]
     features = reader.features(texts, length, lambda done, total: report(done, total, "labelled pairs"))
     unsafe = [row["label"] == "unsafe" for row in pairs]

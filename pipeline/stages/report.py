@@ -14,13 +14,12 @@ from rich.console import Console
 from data.errors import UserError
 from data.schema import read_jsonl
 from evaluation.choosing import choose_points
-from evaluation.judges import confusion
+from evaluation.judges import confusion, tuning_half
 from evaluation.report import build_report, print_headline
 from evaluation.results import load_entry
 from pipeline import guards, plan, provenance
 from pipeline.config import Config
 from pipeline.costs import StageCost
-from pipeline.stages.judge import tuning_half
 from pipeline.store import MANIFEST, Step, Store, digest
 from pipeline.tracking import Tracker
 
@@ -145,11 +144,13 @@ def entry(
     """One (model, task, seed) for run.json with the checks of its artifacts; paths are relative to `folder`.
 
     old: the entry of an earlier report by the same code. Artifacts never change under their key, so where it names the same
-    ones its checks hold, and nothing heavy is imported to find the same again.
+    ones its checks hold, and nothing heavy is imported to find the same again. A failed one is looked at again: it may have
+    missed an artifact that has been made since.
     """
     spec = _entry(x, store, folder, candidates)
     known = {k: v for k, v in (old or {}).items() if k != "guards"}
-    if old and known == json.loads(json.dumps(spec)):
+    passed = old is not None and all(check["status"] != "fail" for check in old["guards"])
+    if old and passed and known == json.loads(json.dumps(spec)):
         return {**spec, "guards": old["guards"]}
     return {**spec, "guards": guards.check(x, store, candidates)}
 

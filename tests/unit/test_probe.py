@@ -77,3 +77,8 @@ def test_a_verdict_is_safe_unsafe_or_invalid(reply: str, p: float, expected: str
     assert probe.verdict("a", reply, p, 0.5) == {
         "id": "a", "verdict": expected, "p_unsafe": p, "category": None, "raw": ""
     }  # fmt: skip
+
+
+def test_a_probability_that_is_no_number_is_invalid_and_not_safe() -> None:
+    found = probe.verdict("a", "yes", float("nan"), 0.5)
+    assert found["verdict"] == "invalid" and found["p_unsafe"] is None and "no number" in found["raw"]
