@@ -31,7 +31,7 @@ def analyse(
 def _group(entries: list[Entry], keep: float, slack: float) -> dict[str, Any]:
     first = entries[0]
     honest = [choose_points(entry, "dev", keep, slack) for entry in entries]
-    whole = all(point.whole for entry in entries for point in entry.points)
+    whole = all(p.answered(b, "all") for e in entries for p in e.points for b in p.completions)
     best = [choose_points(entry, "all", keep, slack) for entry in entries] if whole else []
     utility = first.benchmarks("utility")
     return {

@@ -36,12 +36,7 @@ def name_of(point: Point, entry: Entry) -> str:
 
 def rate_of(entry: Entry, point: Point | None, benchmark: str | None, split: str) -> statistics.Rate:
     """The headline rate of a point on a benchmark; NaN with n = 0 when it has none."""
-    if (
-        point is None
-        or benchmark is None
-        or benchmark not in point.scored
-        or not (point.whole or split == "dev")
-    ):
+    if point is None or benchmark is None or not point.answered(benchmark, split):
         return statistics.rate([])
     return statistics.rate(of_role(entry, point, benchmark, split))
 
@@ -78,7 +73,7 @@ def choose_points(
         ]
         choice = selection.choose(candidates, aligned, finetuned, keep=keep, slack=slack)
         chosen[name] = points[choice.index]
-        if len(points) > 1 or method == "safemerge":
+        if len(points) > 1:
             choices.append(
                 {
                     "seed": entry.spec["seed"],

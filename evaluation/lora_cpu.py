@@ -2,8 +2,9 @@
 
 vLLM 0.32 serves LoRA on a CPU by gathering each token's own copy of A and B (`weights[token_indices]`) and converting it to
 float32: 10 MB of copies per token at 135M parameters and rank 16, most of the run time. Tokens of one adapter can share one
-matrix product instead. Same arithmetic, tested against vLLM's own functions, but for prompts without an adapter, which
-vLLM's functions get wrong (see `grouped`). CUDA does not use them.
+matrix product instead, and the projections that share an input (q, k, v; gate, up) one product with A. Same arithmetic,
+tested against vLLM's own functions, but for prompts without an adapter, which vLLM's functions get wrong (see `grouped`).
+CUDA does not use them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,47 @@ def expand_slice(
         output[:, start : start + size] = result
 
 
+def adapters_in(indices: Any) -> list[tuple[int, Any]]:
+    """The adapters of a batch, each with the mask of its tokens; None when all tokens are its own."""
+    found = indices.unique().tolist()
+    if len(found) == 1 and found[0] >= 0:
+        return [(found[0], None)]
+    return [(index, indices == index) for index in found if index >= 0]
+
+
+def linear(
+    self: Any,
+    y: Any,
+    x: Any,
+    lora_a_stacked: tuple[Any, ...],
+    lora_b_stacked: tuple[Any, ...],
+    scale: float,
+    output_slices: tuple[int, ...],
+    **unused: Any,
+) -> None:
+    """Stands in for PunicaWrapperCPU.add_lora_linear: y (tokens x sum of slices) += scale x A B, slice by slice, in place.
+
+    x A is rounded to y's format before B, as in vLLM, which computes it in float32. Looking which tokens are whose is done
+    once per batch (`update_metadata`), not at every module.
+    """
+    import torch
+
+    outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+    for index, mine in self.adapters_in_batch:
+        rows = (inputs if mine is None else inputs[mine]).to(y.dtype)
+        narrow = rows @ torch.cat([stacked[index, 0] for stacked in lora_a_stacked]).to(y.dtype).T
+        ranks = [stacked.shape[2] for stacked in lora_a_stacked]
+        start = 0
+        for part, stacked, size in zip(narrow.split(ranks, 1), lora_b_stacked, output_slices, strict=True):
+            b = stacked[index, 0].to(y.dtype)
+            target = outputs[:, start : start + b.shape[0]]
+            if mine is None:
+                target.addmm_(part, b.T, alpha=scale)
+            else:
+                target[mine] += scale * (part @ b.T)
+            start += size
+
+
 def install() -> None:
     """Replace vLLM's functions in this process.
 
@@ -78,3 +120,14 @@ def install() -> None:
         for module in (lora_ops, punica_cpu):  # the second imported them by name; sgmv_* call the first's
             if hasattr(module, name):
                 setattr(module, name, function)
+    wrapper = punica_cpu.PunicaWrapperCPU
+    if not hasattr(wrapper, "add_lora_linear") or not hasattr(wrapper, "update_metadata"):
+        raise UserError(f"this vLLM's PunicaWrapperCPU has no add_lora_linear: {advice}")
+    own = punica_cpu.PunicaWrapperBase.update_metadata
+
+    def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
+        own(self, *args, **kwargs)
+        self.adapters_in_batch = adapters_in(self.token_lora_indices)
+
+    wrapper.update_metadata = update_metadata
+    wrapper.add_lora_linear = linear

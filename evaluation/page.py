@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def _data_uri(path: Path) -> str:
 def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> list[dict[str, Any]]:
     """Per entry and benchmark.
 
-    Prompts, and each chosen method's completion, verdict per judge and quality flags.
+    Prompts that every chosen method answered, with each one's completion, verdict per judge and quality flags.
     """
     found = []
     for entry, chosen in entries:
@@ -179,7 +180,7 @@ def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> l
             points = {name: p for name, p in chosen.items() if benchmark in p.completions}
             if not points:
                 continue
-            items = entry.items[benchmark]
+            items = [i for i in entry.items[benchmark] if answered_by_all(points.values(), benchmark, i)]
             shown = items[:limit]
             columns = {name: _column(entry, p, benchmark, role) for name, p in points.items()}
             found.append(
@@ -207,6 +208,11 @@ def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> l
                 }
             )
     return found
+
+
+def answered_by_all(points: Iterable[Point], benchmark: str, item: dict[str, Any]) -> bool:
+    """Whether all points answered the item's half, so that their replies can be read side by side."""
+    return all(point.answered(benchmark, item.get("half", "test")) for point in points)
 
 
 def _column(entry: Entry, point: Point, benchmark: str, role: str) -> dict[Any, dict[str, Any]]:

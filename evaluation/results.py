@@ -21,7 +21,8 @@ from evaluation import quality, selection, statistics
 from evaluation.judges import corrected_rate
 
 Rows = list[dict[str, Any]]
-SPLITS = ("dev", "test", "all")
+HALVES = ("dev", "test")
+SPLITS = (*HALVES, "all")
 COLUMNS = (
     *("model", "task", "method", "tau", "alpha", "combine", "seed", "split", "metric", "k", "n", "value"),
     *("ci_low", "ci_high", "invalid", "merged_modules", "modules", "benchmark", "label", "tau_setting"),
@@ -48,10 +49,10 @@ class Point:
     def label(self) -> str:
         return str(self.spec.get("label") or self.method)
 
-    @property
-    def whole(self) -> bool:
-        """Whether it answered all prompts, not the development half alone."""
-        return "test" in (self.spec.get("halves") or SPLITS)
+    def answered(self, benchmark: str, split: str) -> bool:
+        """Whether it answered these prompts of a benchmark: dev, test, or all. A grid may stop at the development half."""
+        halves = (self.spec.get("halves") or {}).get(benchmark, HALVES)
+        return benchmark in self.completions and set(HALVES if split == "all" else [split]) <= set(halves)
 
 
 @dataclass
@@ -159,9 +160,7 @@ def load_point(spec: dict[str, Any], entry: Entry, benchmarks: dict[str, Any]) -
             )
         score, knobs = scorer(name, benchmarks[name])
         rows = point.completions[name] = _all_rows(entry, files)
-        items = entry.items[name]
-        if not point.whole:
-            items = [item for item in items if item["half"] == "dev"]
+        items = [item for item in entry.items[name] if point.answered(name, item["half"])]
         if entry.roles[name] == "utility":
             point.scored[name] = {"": score(items, rows, **knobs)}
             continue
@@ -238,7 +237,7 @@ def long_rows(entry: Entry) -> Rows:
             "tau_setting": spec.get("tau_setting"),
         }
         for name in point.scored:
-            for split in SPLITS if point.whole else ("dev",):
+            for split in (s for s in SPLITS if point.answered(name, s)):
                 for metric in metrics(entry, point, name, split):
                     rows.append({**head, "split": split, **metric, **tail, "benchmark": name})
     return [{column: row[column] for column in COLUMNS} for row in rows]

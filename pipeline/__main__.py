@@ -65,7 +65,7 @@ def generate(x: plan.Experiment, runner: Runner) -> None:
     candidates = plan.candidates(x, runner.store)
     complete(x, runner, "generation", candidates)
     if x.config.generation.temperature == 0:
-        runner.ensure("engine check", [plan.parity(x, c.adapter) for c in candidates])
+        runner.ensure("engine check", [plan.parity(x, c) for c in candidates])
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:

@@ -91,20 +91,20 @@ def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Cand
             "affects": [],
         }
 
-    def outputs(candidate: plan.Candidate) -> list[str]:
-        files = [
-            store.path(plan.completions(x, candidate.adapter, b, "dev")) / "completions.jsonl"
-            for b in x.config.benchmark
+    def outputs(adapter: plan.Source | None, c: plan.Candidate) -> list[str]:
+        """What an adapter answers to the prompts that the candidate was given."""
+        steps = [
+            plan.completions(x, adapter, b, h) for b in x.config.benchmark for h in plan.halves_of(x, c, b)
         ]
+        files = [store.path(step) / "completions.jsonl" for step in steps]
         return [row["completion"] for file in files for row in schema.read_jsonl(file)]
 
-    reference = outputs(bare)
-    same = [c.point.label for c in candidates if c.adapter is not None and outputs(c) == reference]
-    number = len([c for c in candidates if c.adapter is not None])
+    served = [c for c in candidates if c.adapter is not None]
+    same = [c.point.label for c in served if outputs(c.adapter, c) == outputs(None, c)]
     return _guard(
         "adapters are applied",
         same,
-        f"all {number} adapters answer differently from the aligned model",
+        f"all {len(served)} adapters answer differently from the aligned model",
         affects=same,
     )
 
@@ -205,7 +205,7 @@ def engine_parity(x: plan.Experiment, store: Store, candidates: list[plan.Candid
         return {"name": name, "status": "warn", "detail": "not checked: sampled tokens", "affects": []}
     failed, affects, largest, tokens = [], [], 0.0, 0
     for c in candidates:
-        step = plan.parity(x, c.adapter)
+        step = plan.parity(x, c)
         if not store.has(step):
             failed.append(f"{c.point.label}: not checked, run the generate stage")
             continue

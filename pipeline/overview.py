@@ -75,7 +75,7 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
         c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"
     ]
     replies = [(b, step) for c in candidates for b in x.config.benchmark for step in plan.replies(x, c, b)]
-    checks = [plan.parity(x, c.adapter) for c in candidates] if x.config.generation.temperature == 0 else []
+    checks = [plan.parity(x, c) for c in candidates] if x.config.generation.temperature == 0 else []
     stages["generate"] = [*(step for _, step in replies), *checks]
     stages["judge"] = [plan.verdicts(x, step, j) for b, step in replies for j in plan.judges_of(x, b)]
     return stages

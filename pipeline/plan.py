@@ -19,6 +19,7 @@ from pipeline.store import External, Step, Store, digest
 
 Source = Step | External
 HALVES = ("dev", "test")
+ENDS = ("aligned", "finetuned")  # what fine-tuning gained and lost lies between them
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Candidate:
     selected: tuple[str, ...]
     modules: int
     adapter: Source | None
-    halves: tuple[str, ...] = HALVES  # of the prompts that it answers; a grid may be generated on "dev" alone
+    halves: tuple[str, ...] = HALVES  # of the prompts that it answers
 
 
 @dataclass
@@ -153,17 +154,22 @@ def build(config: Config) -> Experiment:
 def candidates(experiment: Experiment, store: Store, chosen: frozenset[str] | None = None) -> list[Candidate]:
     """The points of the grid with their adapters. Needs the similarity table in the store, if any point merges.
 
-    chosen: with `selection.grid: dev`, the labels of the points that answer the test half too; a point that is its
-    method's only one always does.
+    With `selection.grid: dev` each half is answered only by those it is read of: the development half by the points of a
+    grid and the two ends that they are measured against, the test half by what is reported on it.
+
+    chosen: the labels of the points of a grid that answer the test half too, once they are selected.
     """
     found = _candidates(experiment, store)
     if experiment.config.selection.grid == "all":
         return found
     alike = Counter((c.point.method, c.point.combine, _draw(c)) for c in found)
+    halves = {False: ("dev",), True: HALVES}
     return [
-        c
-        if alike[c.point.method, c.point.combine, _draw(c)] == 1 or c.point.label in (chosen or ())
-        else replace(c, halves=("dev",))
+        replace(c, halves=halves[c.point.label in (chosen or ())])
+        if alike[c.point.method, c.point.combine, _draw(c)] > 1
+        else c
+        if c.point.method in ENDS
+        else replace(c, halves=("test",))
         for c in found
     ]
 
@@ -208,7 +214,16 @@ def _candidates(experiment: Experiment, store: Store) -> list[Candidate]:
 
 def replies(experiment: Experiment, candidate: Candidate, benchmark: str) -> list[Step]:
     """A candidate's completions on one benchmark, a step per half of the prompts."""
-    return [completions(experiment, candidate.adapter, benchmark, half) for half in candidate.halves]
+    halves = halves_of(experiment, candidate, benchmark)
+    return [completions(experiment, candidate.adapter, benchmark, half) for half in halves]
+
+
+def halves_of(experiment: Experiment, candidate: Candidate, benchmark: str) -> tuple[str, ...]:
+    """The halves of a benchmark's prompts that a candidate answers; selection does not look at over-refusal."""
+    config = experiment.config
+    if config.selection.grid == "dev" and config.benchmark[benchmark].role == "over_refusal":
+        return tuple(half for half in candidate.halves if half == "test")
+    return candidate.halves
 
 
 def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: str) -> Step:
@@ -231,10 +246,13 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str, 
     return Step("generate", benchmark, decoding, inputs, _engine_speed(experiment))
 
 
-def parity(experiment: Experiment, adapter: Source | None) -> Step:
-    """The step that compares the engine's completions with transformers, for one adapter."""
+def parity(experiment: Experiment, candidate: Candidate) -> Step:
+    """The step that compares the engine's completions with transformers, for one adapter: on the half answered first."""
+    adapter, half = candidate.adapter, candidate.halves[0]
     replies = {
-        f"replies/{b}": completions(experiment, adapter, b, "dev") for b in experiment.config.benchmark
+        f"replies/{b}": completions(experiment, adapter, b, half)
+        for b in experiment.config.benchmark
+        if half in halves_of(experiment, candidate, b)
     }
     settings = {
         "dtype": experiment.config.generation.dtype,

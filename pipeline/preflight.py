@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from data.errors import UserError
 from pipeline.config import Judge, Member
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
-from pipeline.store import Step, Store
+from pipeline.store import External, Step, Store
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
 TRAIN_GIB, OVERHEAD_GIB = 2.4, 3.0
@@ -96,8 +97,38 @@ def missing(x: Experiment, store: Store) -> list[str]:
     return lacks
 
 
+def declared_rank(x: Experiment, role: str) -> int:
+    """The LoRA rank of an adapter: what its own config says, or what it will be trained with."""
+    source = x.adapters[role]
+    if not isinstance(source, External):
+        return int(x.config.train.lora.r)
+    try:
+        return int(json.loads((source.path / "adapter_config.json").read_text())["r"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{source.path}/adapter_config.json declares no rank r: is it a LoRA?") from error
+
+
+def equal_ranks(x: Experiment) -> None:
+    """The merges that add A and B apart need adapters of one rank; better said now than after the training.
+
+    Raises:
+        UserError: a method asks for such a merge of adapters whose ranks differ.
+    """
+    apart = {p.method for p in x.points if p.repair.kind == "blend" and p.repair.combine != "exact"}
+    if not apart:
+        return
+    task, safety = (declared_rank(x, role) for role in ("task", "safety"))
+    if task != safety:
+        raise UserError(
+            f"the task adapter has rank {task} and the safety adapter rank {safety}: {', '.join(sorted(apart))} with a "
+            "combine other than exact needs equal ranks; set train.lora.r to that of the adapter you have, or "
+            "method=[aligned,finetuned,safelora,safemerge]"
+        )
+
+
 def require(x: Experiment, store: Store) -> None:
     """Raise one line with all that is missing; nothing has been downloaded or written then."""
+    equal_ranks(x)
     lacks = missing(x, store)
     if lacks:
         raise UserError(

@@ -34,7 +34,7 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     with figure(7.2, 4.6, paths, stem) as (_, axes):
         ax = axes[0][0]
         grid = [p for p in entry.points if p.method == "safemerge"]
-        split = "test" if all(p.whole for p in grid) else "dev"
+        split = "test" if all(p.answered(harm, "test") for p in grid) else "dev"
         spots = [(rate_of(entry, p, utility, split), rate_of(entry, p, harm, split)) for p in grid]
         spots = [(u, h) for u, h in spots if u.n and h.n]
         if len(spots) > 1:
@@ -129,7 +129,7 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     ours = next((p for p in chosen.values() if p.method == "safemerge"), None)
     points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.get("tau"))]
     points = [p for p in points if ours is None or p.spec.get("combine") == ours.spec.get("combine")]
-    split = "all" if all(p.whole for p in points) else "dev"
+    split = "all" if all(p.answered(b, "all") for p in points for b in p.completions) else "dev"
     points = [p for p in points if all(rate_of(entry, p, b, split).n for b in (utility, harm))]
     paths: list[Path] = []
     if not utility or not harm or len({p.spec["tau"] for p in points}) < 2:

@@ -113,7 +113,9 @@ def train(job: Job, share: tuple[int, int]) -> None:
     # The frozen weights in this dtype, LoRA's own in float32 (PEFT's default). V does not suffer: the alignment LoRA is
     # folded into float32 weights.
     dtype = settings["dtype"]
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    # torch's fused attention is slow backwards on a CPU in bfloat16: 9 ms a layer for 528 tokens, a sixth of the step.
+    attention = {} if cuda else {"attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **attention)
     config = SFTConfig(
         output_dir=str(job.output / "checkpoints"),
         seed=settings["seed"],

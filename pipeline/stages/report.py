@@ -85,7 +85,7 @@ def _entry(
 
     points = []
     for c in candidates:
-        replies = {b: plan.replies(x, c, b) for b in config.benchmark}
+        replies = {b: its for b in config.benchmark if (its := plan.replies(x, c, b))}
         point = c.point
         points.append(
             {
@@ -100,7 +100,7 @@ def _entry(
                 "modules": c.modules,
                 "selected": list(c.selected),
                 "adapter": at(c.adapter, "") if c.adapter is not None else None,
-                "halves": list(c.halves),
+                "halves": {b: list(plan.halves_of(x, c, b)) for b in replies},
                 "completions": {b: [at(s, "completions.jsonl") for s in its] for b, its in replies.items()},
                 "verdicts": {
                     b: {

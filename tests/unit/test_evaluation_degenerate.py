@@ -95,6 +95,30 @@ def no_harm_benchmark(entry: dict[str, Any], folder: Path) -> None:
             point["verdicts"].pop(name, None)
 
 
+def halves_where_they_are_read(entry: dict[str, Any], folder: Path) -> None:
+    """As with `selection.grid: dev`: over-refusal on the test half alone, and the dev half for a grid and its two ends."""
+    for point in entry["points"]:
+        grid = point["method"] in ("safemerge", "random", "highest")
+        dev = ["dev"] if grid or point["method"] in ("aligned", "finetuned") else []
+        test = [] if grid and point["alpha"] == 0.5 else ["test"]
+        point["halves"] = {"gsm8k": dev + test, "directharm": dev + test, "xstest": test}
+        if not test:
+            del point["completions"]["xstest"], point["halves"]["xstest"]
+        for name, answered in point["halves"].items():
+            ids = {
+                row["id"]
+                for row in map(
+                    json.loads, (folder / entry["benchmarks"][name]["items"]).read_text().splitlines()
+                )
+                if row["half"] in answered
+            }
+            for file in [point["completions"][name], *point["verdicts"].get(name, {}).values()]:
+                rows = [
+                    row for row in map(json.loads, Path(file).read_text().splitlines()) if row["id"] in ids
+                ]
+                Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 CASES: dict[str, tuple[Change, set[str]]] = {
     # what happened: (how, the figures that can then be drawn with one seed)
     "nothing": (lambda *_: None, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
@@ -114,6 +138,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
     "no calibration pairs": (no_calibration, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
     "only the fine-tuned model": (only("finetuned"), {"rho_heatmap", "categories", "training"}),
     "only SafeMERGE": (only("safemerge"), {"tau_curve", "rho_heatmap", "categories", "training"}),
+    "each half where it is read": (
+        halves_where_they_are_read,
+        {"pareto", "tau_curve", "rho_heatmap", "categories", "training"},
+    ),
     "no harm benchmark": (no_harm_benchmark, {"rho_heatmap", "training"}),
 }  # fmt: skip
 

@@ -66,7 +66,7 @@ class Made:
 
     def parity(self, candidate: plan.Candidate, gap: float) -> None:
         found = json.dumps({"tokens": 40, "mean_gap": gap, "largest_gap": gap, "likeliest": 40})
-        step = plan.parity(self.x, candidate.adapter)
+        step = plan.parity(self.x, candidate)
         self.write(step, lambda folder: (folder / "parity.json").write_text(found))
 
     def weights(self, step: Step, value: float) -> None:

@@ -40,12 +40,51 @@ def test_same_results_as_vllm(kind: str, n: int) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_it_is_installed_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prefill", [True, False])
+@pytest.mark.parametrize("mapping", [(1, 1, 1, 1, 1), (1, 2, 2, 1, 2), (2, 0, 0, 1, 2), (0, 0, 0, 0, 0)])
+def test_a_packed_projection_gets_each_tokens_own_adapter(
+    mapping: tuple[int, ...], prefill: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three slices of one input, as q, k and v; adapters 1 and 2 of rank 4, 0 is none."""
+    from vllm.lora.layers import LoRAMapping
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    _kept(monkeypatch)
+    lora_cpu.install()
+    wrapper = punica_cpu.PunicaWrapperCPU(16, 8, "cpu")
+    wrapper.update_metadata(LoRAMapping(mapping, mapping, is_prefill=prefill), [1, 2], 2, 100)
+    torch.manual_seed(0)
+    sizes = (24, 8, 8)
+    x, y = torch.randn(5, 12), torch.randn(5, sum(sizes))
+    a = tuple(torch.randn(2, 1, 4, 12) for _ in sizes)
+    b = tuple(torch.randn(2, 1, size, 4) for size in sizes)
+    expected = y.clone()
+    for token, adapter in enumerate(mapping):
+        if adapter:
+            parts = [
+                0.5 * (bs[adapter - 1, 0] @ (as_[adapter - 1, 0] @ x[token]))
+                for as_, bs in zip(a, b, strict=True)
+            ]
+            expected[token] += torch.cat(parts)
+    wrapper.add_lora_linear(y, x, a, b, 0.5, sizes)
+    torch.testing.assert_close(y, expected)
+
+
+def _kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What install() replaces comes back after the test."""
     from vllm.lora.punica_wrapper import punica_cpu
 
     for module in (ops, punica_cpu):
         for name in ("bgmv_expand", "bgmv_shrink", "bgmv_expand_slice"):
-            monkeypatch.setattr(module, name, getattr(module, name))  # restored afterwards
+            monkeypatch.setattr(module, name, getattr(module, name))
+    for name in ("add_lora_linear", "update_metadata"):
+        monkeypatch.setattr(punica_cpu.PunicaWrapperCPU, name, getattr(punica_cpu.PunicaWrapperCPU, name))
+
+
+def test_it_is_installed_in_both_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    _kept(monkeypatch)
     lora_cpu.install()
     assert ops.bgmv_shrink is punica_cpu.bgmv_shrink is lora_cpu.shrink
 
@@ -63,11 +102,7 @@ def test_a_prompt_without_an_adapter_gets_none() -> None:
 
 
 def test_another_vllm_is_refused_instead_of_mixing_up_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    for module in (ops, punica_cpu):
-        for name in ("bgmv_expand", "bgmv_shrink", "bgmv_expand_slice"):
-            monkeypatch.setattr(module, name, getattr(module, name))
+    _kept(monkeypatch)
     monkeypatch.delattr(ops, "bgmv_shrink")
     with pytest.raises(UserError, match=r"no lora_ops\.bgmv_shrink"):
         lora_cpu.install()

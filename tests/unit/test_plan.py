@@ -163,18 +163,27 @@ def exact(found: list[plan.Candidate]) -> list[plan.Candidate]:
     return [c for c in found if c.point.method == "safemerge" and c.point.combine == "exact"]
 
 
-def test_a_grid_on_the_development_half_answers_the_test_half_where_it_is_selected(tmp_path: Path) -> None:
+def test_with_a_grid_on_the_development_half_each_half_is_answered_where_it_is_read(tmp_path: Path) -> None:
     x = experiment("method.safemerge.tau=[0.3,0.5]", "method.safemerge.alpha=0.7", "selection.grid=dev")
     store = Store(tmp_path)
     found = with_similarity(x, store, [0.1, 0.4])
     by_label = {c.point.label: c.halves for c in found}
-    assert by_label["finetuned"] == by_label["resta gamma=0.5"] == ("dev", "test")
+    assert by_label["finetuned"] == by_label["aligned"] == ("dev", "test"), (
+        "the grid is measured against them"
+    )
+    assert by_label["resta gamma=0.5"] == ("test",), "nothing is selected among its points"
     assert {c.halves for c in exact(found)} == {("dev",)}
+    assert plan.replies(x, exact(found)[0], "xstest") == [], "selection does not look at over-refusal"
     label = exact(found)[1].point.label
     again = {c.point.label: c.halves for c in plan.candidates(x, store, frozenset({label}))}
     assert [name for name in again if again[name] != by_label[name]] == [label]
-    dev, test = plan.replies(x, plan.candidates(x, store, frozenset({label}))[-1], "gsm8k")
+    chosen = plan.candidates(x, store, frozenset({label}))[-1]
+    dev, test = plan.replies(x, chosen, "gsm8k")
     assert (dev.settings["half"], test.settings["half"]) == ("dev", "test") and dev.key != test.key
+    assert [step.settings["half"] for step in plan.replies(x, chosen, "xstest")] == ["test"]
+    assert plan.parity(x, chosen).key == plan.parity(x, found[-1]).key, (
+        "one engine check, whatever is selected"
+    )
     x = experiment("method.safemerge.tau=[0.3,0.5]", "selection.grid=all")
     assert {c.halves for c in plan.candidates(x, store)} == {("dev", "test")}
 

@@ -125,3 +125,27 @@ def test_stages_that_need_no_gpu_ask_for_none(big: plan.Experiment, tmp_path: Pa
 
 def test_memory_grows_with_the_model() -> None:
     assert preflight.gpu_gib(70e9) > preflight.gpu_gib(8e9) > 8.03 * 2
+
+
+def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
+    """Found before the training of the other adapter, not after it."""
+    adapter = tmp_path / "mine"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}'
+    )
+
+    def required(*overrides: str) -> None:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = check(compose("config", ["model=tiny", f"task_adapter={adapter}", *overrides]))
+        preflight.require(plan.build(config), Store(tmp_path))
+
+    with pytest.raises(
+        UserError, match=r"task adapter has rank 4 and the safety adapter rank 8: full, safemerge"
+    ):
+        required()
+    required("train.lora.r=4")
+    required("method=[aligned,finetuned,safelora,safemerge]")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "four"}')
+    with pytest.raises(UserError, match="declares no rank r"):
+        required()
