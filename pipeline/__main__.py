@@ -39,7 +39,7 @@ def prepare(x: plan.Experiment, runner: Runner) -> None:
     runner.ensure("base model", [x.base])
     before_alignment = [s for s in (x.alignment, x.guard) if s is not None]
     if before_alignment:
-        runner.ensure("alignment and judge", before_alignment)
+        runner.ensure("alignment and judge" if x.guard else "alignment", before_alignment)
     runner.ensure("aligned and judge models", [x.aligned, *x.judge_models.values(), *x.probes.values()])
 
 
