@@ -26,7 +26,7 @@ from pipeline.settings import Config
 from safemerge.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-#: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice and does no harm elsewhere.
+#: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice, without harm elsewhere.
 READ = {"bundled": {"bundled"}, "local": {"bundled", "file", "test_ids"}, "hub": None}
 DATASETS = sorted({name for name, _ in LOCAL})
 
@@ -252,7 +252,8 @@ def _check_names(config: Config) -> None:
         read = READ[config.data.source] or given
         if unread := [key for key in given if key not in read]:
             raise UserError(
-                f"data.datasets.{name}.{unread[0]} is not read with data={config.data.source}, only {', '.join(sorted(read))}"
+                f"data.datasets.{name}.{unread[0]} is not read with data={config.data.source}, "
+                f"only {', '.join(sorted(read))}"
             )
     for name, benchmark in config.benchmark.items():
         _names(f"benchmark.{name}.dataset", [benchmark.dataset], DATASETS, "data set")
