@@ -37,10 +37,11 @@ report: ready ## the report again, from what is already there
 
 test: check unit recipe ## check, then the unit tests, then the whole pipeline on the tiny model
 
-check: ready ## ruff and mypy
+check: ready ## ruff, mypy and the contracts between the rooms
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-cache
 
 unit: ready ## the unit tests
 	@$(PY) -m pytest tests/unit $(ARGS)

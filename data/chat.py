@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import UserError
+from safemerge.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from data.schema import Item
+from safemerge.errors import UserError
 
 # set -> (names that the prompt column goes by, names that the category column goes by)
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

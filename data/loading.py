@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from data import gsm8k, harmful, pubmedqa, safety, sources
-from data.errors import UserError
 from data.schema import Example, GuardRow, Item
+from safemerge.errors import UserError
 
 BUNDLED: dict[str, Any] = {"source": "bundled", "root": None, "datasets": {}}
 TRAINING = ("gsm8k", "pubmedqa", "safety", "helpful", "guard")

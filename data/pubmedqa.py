@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from data.schema import Example, Item
+from safemerge.errors import UserError
 
 TEST_IDS = Path(__file__).with_name("pubmedqa_test_ids.txt")
 DECISIONS = ("yes", "no", "maybe")

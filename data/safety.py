@@ -14,8 +14,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from data.errors import UserError
 from data.schema import Example, normalise
+from safemerge.errors import UserError
 
 PARTS = ("align", "safety")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data import harmful, pubmedqa
-from data.errors import UserError
 from data.schema import read_jsonl
+from safemerge.errors import UserError
 
 BUNDLED_ROOT = Path(__file__).with_name("bundled")
 BUNDLED: dict[tuple[str, str], str] = {

@@ -55,7 +55,7 @@ def _group(entries: list[Entry], keep: float, slack: float) -> dict[str, Any]:
         "calibration": soundness.calibration(entries),
         "usage": soundness.usage(entries),
         "agreement": soundness.agreements(entries),
-        "guards": soundness.guards(entries),
+        "checks": soundness.checks(entries),
         "quality": soundness.qualities(entries, [chosen for chosen, _ in honest]),
         "power": soundness.power(entries, [chosen for chosen, _ in honest]),
         "notes": soundness.notes(entries),
@@ -84,7 +84,7 @@ def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> Rows:
                 "unsafe_refusal": _unsafe_refusal(pairs, split),
                 "harm_corrected": _corrected(pairs, split),
                 "not_refused": _not_refused(pairs, split),
-                "affected": sorted({g["name"] for e, p in pairs for g in soundness.failed_guards(e, p)}),
+                "affected": sorted({g["name"] for e, p in pairs for g in soundness.failed_checks(e, p)}),
             }
         )
     return rows

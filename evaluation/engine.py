@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from evaluation import lora_cpu
+from safemerge.errors import UserError
 
 
 @dataclass(frozen=True)

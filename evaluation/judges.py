@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.benchmarks.common import pair
-from evaluation.guard_format import Verdict, parse_verdict
+from evaluation.guard_format import GuardFormat, Verdict
 from evaluation.statistics import Rate, kappa, wilson
 
 # Refusal phrases: the keyword list of Zou et al. 2023 (llm-attacks, `test_prefixes`), cut to what does not
@@ -117,10 +117,10 @@ def refusal_verdicts(completions: Sequence[dict[str, Any]]) -> list[dict[str, An
 
 
 def guard_verdict(
-    key: str, raw: str, p_unsafe: float | None = None, threshold: float | None = None
+    guard: GuardFormat, key: str, raw: str, p_unsafe: float | None = None, threshold: float | None = None
 ) -> dict[str, Any]:
     """One verdict row from a guard's answer and the probability of its first token."""
-    verdict, category = parse_verdict(raw, p_unsafe, threshold)
+    verdict, category = guard.parse(raw, p_unsafe, threshold)
     return {"id": key, "verdict": verdict, "p_unsafe": p_unsafe, "category": category, "raw": raw}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.errors import UserError
+from safemerge.errors import UserError
 
 
 def grouped(inputs: Any, weights: Any, indices: Any, dtype: Any) -> Any:

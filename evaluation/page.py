@@ -48,20 +48,20 @@ def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
                 judge_tables.corrected_table(group),
             ],
         ),
-        ("Guards", [sections.guards_table(group)]),
+        ("Checks", [sections.checks_table(group)]),
         ("Quality", [sections.quality_table(group)]),
     ]
     return [(title, [t for t in tables if t.rows]) for title, tables in found if any(t.rows for t in tables)]
 
 
 def failures(groups: list[dict[str, Any]]) -> list[str]:
-    """A line per failed guard, for the banner."""
+    """A line per failed check, for the banner."""
     return [
-        f"{group['model']}, {group['task']}, seed {g['seed']}: guard {g['name']} failed: "
+        f"{group['model']}, {group['task']}, seed {g['seed']}: check {g['name']} failed: "
         f"{g.get('detail', '')} "
         f"(affects {', '.join(g.get('affects') or ()) or 'every row of this seed'})"
         for group in groups
-        for g in group["guards"]
+        for g in group["checks"]
         if g["status"] == "fail"
     ]
 
@@ -90,7 +90,7 @@ def render_markdown(
     ]
     if failed := failures(groups):
         parts.append(
-            "> **A guard failed; the rows marked ⚠ are not to be trusted.**\n>\n"
+            "> **A check failed; the rows marked ⚠ are not to be trusted.**\n>\n"
             + "\n".join(f"> - {f}" for f in failed)
         )
     parts += [f"> {note}" for note in all_notes(groups)]

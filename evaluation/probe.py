@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from safemerge.errors import UserError
 
 BATCH = 32  # pairs of similar length in one forward pass: speed only
 

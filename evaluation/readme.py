@@ -13,13 +13,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import UserError
 from evaluation.analysis import analyse
 from evaluation.judge_tables import judge_lines
 from evaluation.page import all_notes, failures, group_tables
 from evaluation.results import keep_of, load
 from evaluation.sections import commit_text, machine_text, made_text, recovery_lines
 from evaluation.tables import headline_table, list_text, markdown
+from safemerge.errors import UserError
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
@@ -39,7 +39,7 @@ def block(run_jsons: Sequence[Path], *, whole: bool = False) -> str:
             for table in tables:
                 parts += [f"**{table.title}**", markdown(table), table.note]
     parts += [f"> {note}" for note in all_notes(groups)]
-    parts += [f"> **Guard failed:** {line}" for line in failures(groups)]
+    parts += [f"> **Check failed:** {line}" for line in failures(groups)]
     for run, _ in loaded:
         seeds = list_text(list(dict.fromkeys(entry["seed"] for entry in run["runs"])))
         parts.append(

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from evaluation import figures, page, selection
 from evaluation.analysis import analyse
 from evaluation.choosing import Chosen, choose_points
@@ -26,6 +25,7 @@ from evaluation.literature import against_ours
 from evaluation.results import Entry, keep_of, load, long_rows, plain, write_results
 from evaluation.sections import literature_table
 from evaluation.tables import Table, headline_table, latex
+from safemerge.errors import UserError
 
 
 @dataclass

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from evaluation import quality, selection, statistics
 from evaluation.judges import corrected_rate
+from safemerge.errors import UserError
 
 Rows = list[dict[str, Any]]
 HALVES = ("dev", "test")

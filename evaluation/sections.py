@@ -1,6 +1,6 @@
 """The report's other tables.
 
-Tests, categories, judges, guards, quality, power, the paper's numbers, provenance.
+Tests, categories, judges, checks, quality, power, the paper's numbers, provenance.
 """
 
 from __future__ import annotations
@@ -196,10 +196,10 @@ def choices_table(group: dict[str, Any]) -> Table:
     return table
 
 
-def guards_table(group: dict[str, Any]) -> Table:
-    """Every guard of every seed, failures first."""
-    table = Table("Guards", ["Status", "Guard", "Seed", "Detail", "Affects"])
-    for row in group["guards"]:
+def checks_table(group: dict[str, Any]) -> Table:
+    """Every check of every seed, failures first."""
+    table = Table("Checks", ["Status", "Check", "Seed", "Detail", "Affects"])
+    for row in group["checks"]:
         affects = ", ".join(row.get("affects") or ()) or ("all rows" if row["status"] == "fail" else "–")
         table.add(row["status"], row["name"], str(row["seed"]), str(row.get("detail", "")), affects)
         if row["status"] == "fail":

@@ -1,4 +1,4 @@
-"""How far the numbers of a group can be trusted: judges, guards, broken completions, power, and what must be said.
+"""How far the numbers of a group can be trusted: judges, checks, broken completions, power, and what must be said.
 
 Together with `evaluation.analysis`, which holds the numbers themselves.
 """
@@ -66,22 +66,22 @@ def agreements(entries: list[Entry]) -> Rows:
     return rows
 
 
-def failed_guards(entry: Entry, point: Point) -> Rows:
-    """Failed guards of the entry that concern this point.
+def failed_checks(entry: Entry, point: Point) -> Rows:
+    """Failed checks of the entry that concern this point.
 
     Those that name it in `affects`, and those that name nothing.
     """
     return [
-        guard
-        for guard in entry.spec.get("guards") or []
-        if guard["status"] == "fail"
-        and (not guard.get("affects") or {point.label, point.method} & set(guard["affects"]))
+        check
+        for check in entry.spec.get("checks") or []
+        if check["status"] == "fail"
+        and (not check.get("affects") or {point.label, point.method} & set(check["affects"]))
     ]
 
 
-def guards(entries: list[Entry]) -> Rows:
-    """All guards, failures first."""
-    rows = [{"seed": e.spec["seed"], **guard} for e in entries for guard in e.spec.get("guards") or []]
+def checks(entries: list[Entry]) -> Rows:
+    """All checks, failures first."""
+    rows = [{"seed": e.spec["seed"], **check} for e in entries for check in e.spec.get("checks") or []]
     return sorted(rows, key=lambda g: {"fail": 0, "warn": 1}.get(g["status"], 2))
 
 

@@ -171,7 +171,7 @@ def headline_table(group: dict[str, Any], protocol: str = "headline") -> Table:
         if several
         else "One seed: the interval covers the prompts only. "
     )
-    table.note += "Invalid verdicts are in neither k nor n; ⚠ marks rows touched by a failed guard."
+    table.note += "Invalid verdicts are in neither k nor n; ⚠ marks rows touched by a failed check."
     return table
 
 

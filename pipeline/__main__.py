@@ -23,14 +23,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from data.errors import UserError
 from pipeline import costs, endings, overview, plan, screen
-from pipeline.config import Config, check
+from pipeline.config import check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
 from pipeline.run import Runner, StageError
+from pipeline.settings import Config
 from pipeline.store import Store
 from pipeline.tracking import Tracker
+from safemerge.errors import UserError
 
 
 def prepare(x: plan.Experiment, runner: Runner) -> None:
@@ -98,6 +99,9 @@ def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float)
     """Tables and figures from the artifacts."""
     from pipeline.stages import report as stage
 
+    # Stages of an earlier run may be reported by a later one: what is missing is said before anything is checked.
+    candidates = stage.final_candidates(x, runner.store)
+    runner.ensure("checks", [stage.checks_step(x, runner.store, candidates)])
     many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     stage.write(x, runner.store, screen.console, tracker, costs=runner.costs, seconds=seconds, multirun=many)
 

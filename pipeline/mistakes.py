@@ -10,6 +10,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+#: Where names may be added that no config of ours sets; `pipeline.config` refuses those of nothing that exists.
+OPEN = ("generation.max_tokens", "train.args", "train.task.args", "train.safety.args", "data.datasets")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -29,6 +31,9 @@ def _valid_beside(key: str) -> list[str]:
         return sorted(k for k in {*map(str, top), *_groups()} if k not in ("defaults", "hydra"))
     group, *rest = parent.split(".")
     found: set[str] = set()
+    common = OmegaConf.select(OmegaConf.load(CONF / "config.yaml"), parent)
+    if OmegaConf.is_dict(common):
+        found |= {str(k) for k in common}
     for path in (CONF / group).glob("*.yaml"):
         node = OmegaConf.load(path)
         if rest and path.stem != rest[0] and group in ("method", "benchmark", "judge"):
@@ -57,7 +62,11 @@ def one_line(error: Exception) -> str:
         return f"{group}={choice}: no such choice; {group} is one of {', '.join(_choices(group))}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     if unknown:
-        key = unknown.group(1).split("@")[0]
+        # The key itself may be fine and one inside its value unknown: the cause names the latter.
+        key = str(getattr(error.__cause__, "full_key", None) or unknown.group(1).split("@")[0])
+        parent = key.rpartition(".")[0]
+        if parent in OPEN or parent.startswith("data.datasets"):
+            return f"{key}: nothing of that name is set yet; if it is meant, add it with a plus: +{key}=VALUE"
         valid = _valid_beside(key)
         near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import UserError
 from pipeline import plan
 from pipeline.precision import automatic
 from pipeline.preflight import gpu_gib, hub_models, missing
 from pipeline.store import Step, Store
+from safemerge.errors import UserError
 
 
 def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
@@ -122,8 +122,8 @@ def show(x: plan.Experiment, store: Store, console: Console) -> None:
         "helpful",
     }
     for name, node in config.data.datasets.items():
-        if config.data.source == "hub" and name in used and node.get("id"):
-            console.print(f"data     {name}  {node['id']} @ {node.get('revision')}")
+        if config.data.source == "hub" and name in used and node.id:
+            console.print(f"data     {name}  {node.id} @ {node.revision}")
     fetch = hub_models(x, store)
     for name, revision, size, gated in fetch:
         console.print(

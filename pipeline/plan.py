@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from data.errors import UserError
-from pipeline import methods, steps
-from pipeline.config import Config, Member, bind
-from pipeline.merging.table import live_rhos, read_table
+from pipeline import steps
+from pipeline.config import bind
+from pipeline.settings import Config, HubMember
 from pipeline.store import External, Step, Store, digest
+from safemerge.errors import UserError
+from safemerge.selection import Point, resolve_tau, select
+from safemerge.table import live_rhos, read_table
 
 Source = Step | External
 HALVES = ("dev", "test")
@@ -26,7 +28,7 @@ ENDS = ("aligned", "finetuned")  # what fine-tuning gained and lost lies between
 class Candidate:
     """One row of the results: a method at one setting, its adapter (None: the aligned model itself) and what it merged."""
 
-    point: methods.Point
+    point: Point
     tau: float | None
     selected: tuple[str, ...]
     modules: int
@@ -52,8 +54,8 @@ class Experiment:
     probes: dict[str, Step] = field(default_factory=dict)
 
     @cached_property
-    def points(self) -> list[methods.Point]:
-        found: list[methods.Point] = []
+    def points(self) -> list[Point]:
+        found: list[Point] = []
         for name, node in self.config.method.items():
             function, knobs = bind(node, f"method.{name}")
             found += function(**knobs)
@@ -143,11 +145,11 @@ def build(config: Config) -> Experiment:
         experiment.judge_models |= {n: merged for n, j in config.judge.items() if j.kind == "trained"}
     for name, judge in config.judge.items():
         if judge.kind == "hub":
-            member = Member.model_validate({"kind": "hub", "id": judge.id, "revision": judge.revision})
+            member = HubMember(kind="hub", id=judge.id, revision=judge.revision)
             experiment.judge_models[name] = steps.member(f"{name} judge", member)
         if judge.kind == "probe":
             pairs = experiment.training_rows.setdefault("guard", steps.labelled_pairs("train"))
-            experiment.probes[name] = steps.probe(config, name, base, pairs, experiment.calibration)
+            experiment.probes[name] = steps.probe(config, name, judge, base, pairs, experiment.calibration)
     return experiment
 
 
@@ -198,8 +200,8 @@ def _candidates(experiment: Experiment, store: Store) -> list[Candidate]:
             raise UserError(
                 "the similarity table is missing: include the similarity stage, as in stages=[similarity,merge,...]"
             )
-        selected = methods.select(rows, point.selection)
-        tau = None if point.tau is None else methods.resolve_tau(point.tau, live_rhos(rows))
+        selected = select(rows, point.selection)
+        tau = None if point.tau is None else resolve_tau(point.tau, live_rhos(rows))
         if selected:
             inputs: dict[str, Source] = {"task": adapter}
             if point.repair.kind in ("blend", "add"):
@@ -274,7 +276,7 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     """The step in which one judge reads one file of completions (or the calibration pairs)."""
     judge = experiment.config.judge[name]
     keep = {"kind", "id", "revision", "threshold", "max_tokens"} if judge.kind != "phrases" else {"kind"}
-    settings = judge.model_dump(include=keep)
+    settings = {"target": judge.target_, **judge.model_dump(include=keep)}
     inputs: dict[str, Source] = {"replies": replies}
     if "items" in replies.inputs:
         inputs["items"] = replies.inputs["items"]
@@ -282,7 +284,7 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
         settings = {"kind": "probe"}
         inputs |= {"model": experiment.base, "head": experiment.probes[name]}
         return Step("judge", f"{name} on {replies.name}", settings, inputs)
-    if judge.threshold == "calibrated" and experiment.calibration is not None:
+    if judge.calibrated and experiment.calibration is not None:
         inputs["calibration"] = experiment.calibration
     if judge.kind == "trained":
         settings["system_prompt"] = experiment.config.model.system_prompt

@@ -8,11 +8,11 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data.errors import UserError
-from pipeline.config import Judge, Member
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
+from pipeline.settings import HubJudge, HubMember, Judge, Member
 from pipeline.store import External, Step, Store
+from safemerge.errors import UserError
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
 TRAIN_GIB, OVERHEAD_GIB = 2.4, 3.0
@@ -64,7 +64,7 @@ def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float
     nodes += [(config.judge[name], step) for name, step in x.judge_models.items()]
     found = []
     for node, step in nodes:
-        if node.kind != "hub" or not node.id:
+        if not isinstance(node, HubMember | HubJudge):
             continue
         if not store.has(step) and not in_hub_cache(node.id, node.revision):
             found.append((node.id, node.revision, node.download_gb, node.gated))
@@ -91,8 +91,8 @@ def missing(x: Experiment, store: Store) -> list[str]:
             f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)"
         )
     if config.data.source == "hub" and "prepare" in config.stages:
-        file = config.data.datasets.get("safety", {}).get("file")
-        if not file or not Path(file).exists():
+        place = config.data.datasets.get("safety")
+        if place is None or not place.file or not Path(place.file).exists():
             lacks.append("the Bianchi safety data (GitHub only: set data.datasets.safety.file)")
     return lacks
 

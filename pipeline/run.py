@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from data.errors import UserError
 from pipeline import display, job, provenance
 from pipeline.costs import StageCost
 from pipeline.precision import cuda_capability
 from pipeline.store import DONE, VERSIONS, Step, Store
 from pipeline.worker import read_jobs
 from pipeline.worker_process import Outcome, WorkerProcess, launched
+from safemerge.errors import UserError
 
 
 class StageError(Exception):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from data import loading
-from data.errors import UserError
-from pipeline.config import Config, Member, Role
+from pipeline.settings import Config, Member, ProbeJudge, Role
 from pipeline.store import External, Step
+from safemerge.errors import UserError
 
 
 def _fingerprint(dataset: str, split: str, source: dict[str, Any]) -> str:
@@ -62,11 +62,11 @@ def labelled_pairs(split: str, limit: int | None = None) -> Step:
     return Step("prepare", "calibration pairs" if split == "calibration" else "labelled pairs", settings)
 
 
-def probe(config: Config, name: str, base: Step, pairs: Step, calibration: Step) -> Step:
+def probe(config: Config, name: str, judge: ProbeJudge, base: Step, pairs: Step, calibration: Step) -> Step:
     """The linear head of a judge that reads a frozen model's hidden states, with its threshold."""
-    judge = config.judge[name]
     settings = {
         "what": "probe",
+        "target": judge.target_,
         **judge.model_dump(include={"depth", "c", "reply_tokens", "threshold"}),
         "dtype": config.generation.dtype,
     }

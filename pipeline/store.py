@@ -20,7 +20,16 @@ from typing import Any
 from filelock import FileLock
 
 #: Raise a stage's number when its code changes what it writes: older artifacts are then left alone and made anew.
-VERSIONS = {"prepare": 1, "finetune": 4, "similarity": 2, "merge": 1, "generate": 4, "parity": 2, "judge": 1}
+VERSIONS = {
+    "prepare": 1,
+    "finetune": 4,
+    "similarity": 2,
+    "merge": 1,
+    "generate": 4,
+    "parity": 2,
+    "judge": 1,
+    "check": 1,
+}
 
 MANIFEST = "manifest.json"
 DONE = "done.json"  # written into a partial artifact by the worker when its content is complete

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.config import Config
+from pipeline.settings import Config
 from pipeline.store import MANIFEST, Step
 
 log = logging.getLogger(__name__)

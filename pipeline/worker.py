@@ -30,10 +30,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
 from pipeline import progress
 from pipeline.job import Job, begin, finish
 from pipeline.processes import end_own_family
+from safemerge.errors import UserError
 
 __all__ = ["Job", "finish"]  # what stages import from here
 

@@ -8,7 +8,7 @@ from pathlib import Path
 STAGE = """
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
-from data.errors import UserError
+from safemerge.errors import UserError
 from pipeline.progress import report
 from pipeline.worker import finish
 

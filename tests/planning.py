@@ -8,8 +8,8 @@ from hydra import compose
 
 from pipeline import plan
 from pipeline.config import check
-from pipeline.merging.table import ModuleRow, write_table
 from pipeline.store import Step, Store
+from safemerge.table import ModuleRow, write_table
 
 
 def experiment(*overrides: str, model: str = "tiny") -> plan.Experiment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.errors import UserError
+from safemerge.errors import UserError
 
 Row = dict[str, Any]
 

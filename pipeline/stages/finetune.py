@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import Encoded, example_ids
-from data.errors import UserError
 from data.schema import read_jsonl
 from evaluation.guard_format import guard_answer, small_guard_prompt
 from pipeline.progress import report
 from pipeline.stages.prepare import model_folder
 from pipeline.worker import Job
+from safemerge.errors import UserError
 
 
 def load_pairs(inputs: dict[str, Path]) -> list[tuple[str, str]]:
@@ -85,6 +85,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
+    from peft.helpers import disable_input_dtype_casting
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -141,7 +142,9 @@ def train(job: Job, share: tuple[int, int]) -> None:
     )
     labels = check_labels(trainer, tokenizer)
     checkpoints = list((job.output / "checkpoints").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    # PEFT casts the input of each LoRA to float32, and autocast back to bfloat16: the same values for a tenth of the step.
+    with disable_input_dtype_casting(trainer.model, active=dtype != "float32"):
+        trainer.train(resume_from_checkpoint=bool(checkpoints))
     if not trainer.accelerator.is_main_process:
         return
     job.count_tokens(round(trainer.state.epoch * sum(len(e.input_ids) for e in encoded)))

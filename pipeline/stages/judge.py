@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import check_single_bos, prompt_ids
-from data.errors import UserError
 from data.schema import read_jsonl, write_jsonl
 from evaluation.engine import Request, generate
-from evaluation.guard_format import llama_guard_messages, p_unsafe, small_guard_prompt
-from evaluation.judges import calibrated_threshold, guard_verdict, refusal_verdicts, tuning_half
-from evaluation.server_judge import judge_with_server
+from evaluation.guard_format import GuardFormat, p_unsafe
+from evaluation.judges import calibrated_threshold, guard_verdict, tuning_half
+from pipeline.config import locate
 from pipeline.progress import report
 from pipeline.stages.generate import write_final
 from pipeline.stages.prepare import model_folder
 from pipeline.worker import Job
+from safemerge.errors import UserError
 
 
 def pairs_of(folder: Path) -> list[dict[str, str]]:
@@ -29,15 +29,21 @@ def pairs_of(folder: Path) -> list[dict[str, str]]:
     return [{"id": r["id"], "prompt": r["prompt"], "response": r["response"]} for r in rows]
 
 
-def guard_ids(tokenizer: Any, settings: dict[str, Any], pair: dict[str, str]) -> list[int]:
-    """Token ids that the guard reads, by the same chat-template path as everything else."""
-    if settings["kind"] == "trained":
-        text = small_guard_prompt(pair["prompt"], pair["response"])
-        return prompt_ids(tokenizer, text, system=settings["system_prompt"])
-    parts = "content[" in str(tokenizer.chat_template) or "content']|" in str(tokenizer.chat_template)
-    messages = llama_guard_messages(pair["prompt"], pair["response"], parts=parts)
+def guard_ids(tokenizer: Any, guard: GuardFormat, system: str | None, pair: dict[str, str]) -> list[int]:
+    """Token ids that the guard reads, by the same chat-template path as everything else.
+
+    system: for a guard that is asked in one user turn; whole turns are taken as they are.
+    """
+    asked = guard.prompt(pair["prompt"], pair["response"])
+    if isinstance(asked, str):
+        return prompt_ids(tokenizer, asked, system=system)
+    template = str(tokenizer.chat_template)
+    if (
+        "content[" in template or "content']|" in template
+    ):  # Llama-Guard-3-1B's wants content as a list of parts
+        asked = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
     ids = list(
-        tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True)[
+        tokenizer.apply_chat_template(asked, tokenize=True, add_generation_prompt=True, return_dict=True)[
             "input_ids"
         ]
     )
@@ -55,7 +61,7 @@ def by_phrases(jobs: list[Job]) -> None:
     for job in jobs:
         with job.finishing():
             rows = [{"id": p["id"], "completion": p["response"]} for p in pairs_of(job.inputs["replies"])]
-            write_jsonl(job.output / "verdicts.jsonl", refusal_verdicts(rows))
+            write_jsonl(job.output / "verdicts.jsonl", locate(job.settings["target"])(rows))
 
 
 def by_probe(jobs: list[Job]) -> None:
@@ -97,7 +103,7 @@ def by_server(jobs: list[Job]) -> None:
             new = list(dict.fromkeys((p["prompt"], p["response"]) for p in pairs))
             new = [pair for pair in new if pair not in known]
             report(position, len(jobs), job.name)
-            found, usage = judge_with_server(
+            found, usage = locate(settings["target"])(
                 [
                     {"id": str(i), "prompt": prompt, "completion": reply}
                     for i, (prompt, reply) in enumerate(new)
@@ -124,6 +130,7 @@ def by_guard(jobs: list[Job]) -> None:
 
     start = time.monotonic()
     settings = jobs[0].settings
+    guard: GuardFormat = locate(settings["target"])()
     folder = model_folder(jobs[0].inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     wanted = [pairs_of(job.inputs["replies"]) for job in jobs]
@@ -133,7 +140,9 @@ def by_guard(jobs: list[Job]) -> None:
     requests = [
         Request(
             str(i),
-            guard_ids(tokenizer, settings, {"prompt": prompt, "response": response}),
+            guard_ids(
+                tokenizer, guard, settings.get("system_prompt"), {"prompt": prompt, "response": response}
+            ),
             settings["max_tokens"],
         )
         for i, (prompt, response) in enumerate(distinct)
@@ -145,7 +154,7 @@ def by_guard(jobs: list[Job]) -> None:
         folder, requests, backend=settings["backend"], dtype=settings["dtype"], logprobs=10, **speed
     )
     for count, reply in enumerate(replies, 1):
-        answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces))
+        answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
         if count % 8 == 0 or count == len(requests):
             report(count, len(requests), "verdicts")
     threshold = settings["threshold"]
@@ -154,7 +163,7 @@ def by_guard(jobs: list[Job]) -> None:
         threshold = calibrated_threshold([(p, label) for p, label in scored if p is not None])
     for job, pairs in zip(jobs, wanted, strict=True):
         judged = {
-            p["id"]: guard_verdict(p["id"], *answers[p["prompt"], p["response"]], threshold=threshold)
+            p["id"]: guard_verdict(guard, p["id"], *answers[p["prompt"], p["response"]], threshold=threshold)
             for p in pairs
         }
         (job.output / "threshold.json").write_text(json.dumps({"threshold": threshold}) + "\n")

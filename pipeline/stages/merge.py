@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
-from pipeline.merging.apply import repair_adapter
-from pipeline.merging.points import Repair
 from pipeline.progress import report
 from pipeline.stages.prepare import model_folder
 from pipeline.worker import Job
+from safemerge.apply import repair_adapter
+from safemerge.selection import Repair
 
 
 def run(jobs: list[Job]) -> None:

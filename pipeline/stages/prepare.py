@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from data import loading, schema
-from data.errors import UserError
 from pipeline.progress import report
 from pipeline.worker import Job
+from safemerge.errors import UserError
 
 
 def model_folder(artifact: Path) -> str:
@@ -94,7 +94,8 @@ def probe(job: Job) -> None:
     from dataclasses import replace
 
     from evaluation.judges import calibrated_threshold, tuning_half
-    from evaluation.probe import Reader, depth_of, fit
+    from evaluation.probe import Head, Reader, depth_of
+    from pipeline.config import locate
 
     settings = job.settings
     folder = model_folder(job.inputs["model"])
@@ -105,7 +106,8 @@ def probe(job: Job) -> None:
     texts = [(row["prompt"], row["response"]) for row in [*pairs, *tuning]]
     features = reader.features(texts, length, lambda done, total: report(done, total, "labelled pairs"))
     unsafe = [row["label"] == "unsafe" for row in pairs]
-    head = fit(features[: len(pairs)], unsafe, layers=layers, reply_tokens=length, c=settings["c"])
+    fit = locate(settings["target"])
+    head: Head = fit(features[: len(pairs)], unsafe, layers=layers, reply_tokens=length, c=settings["c"])
     threshold = settings["threshold"]
     if threshold == "calibrated":
         p = head.p_unsafe(features[len(pairs) :])

@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from data.errors import UserError
 from data.schema import read_jsonl
 from evaluation.choosing import choose_points
 from evaluation.judges import confusion, tuning_half
 from evaluation.report import build_report, print_headline
 from evaluation.results import load_entry
-from pipeline import guards, plan, provenance
-from pipeline.config import Config
+from pipeline import plan, provenance
 from pipeline.costs import StageCost
-from pipeline.store import MANIFEST, Step, Store, digest
+from pipeline.settings import Config
+from pipeline.store import MANIFEST, External, Step, Store, digest
 from pipeline.tracking import Tracker
+from safemerge.errors import UserError
 
 
 def _needed(x: plan.Experiment, candidates: list[plan.Candidate]) -> list[Step]:
@@ -37,7 +37,7 @@ def _calibration(x: plan.Experiment, store: Store, name: str) -> dict[str, Any]:
         return {}
     labels = read_jsonl(store.path(x.calibration) / "rows.jsonl")
     found = read_jsonl(store.path(plan.verdicts(x, x.calibration, name)) / "verdicts.jsonl")
-    if x.config.judge[name].threshold == "calibrated":
+    if x.config.judge[name].calibrated:
         tuned = {row["id"] for row in tuning_half(labels)}
         labels, found = ([row for row in rows if row["id"] not in tuned] for rows in (labels, found))
     return {"calibration": {"n": len(labels), **confusion(labels, found)}}
@@ -134,25 +134,34 @@ def _entry(
     }
 
 
-def entry(
-    x: plan.Experiment,
-    store: Store,
-    folder: Path,
-    candidates: list[plan.Candidate],
-    old: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """One (model, task, seed) for run.json with the checks of its artifacts; paths are relative to `folder`.
+def checks_step(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> Step:
+    """The step that checks all that the report reads; with other artifacts it is another one."""
+    parities = [plan.parity(x, c) for c in candidates]
+    needed = [
+        *x.prepared,
+        x.aligned,
+        *(s for s in (x.alignment, x.guard) if s),
+        *x.trained,
+        *x.judge_models.values(),
+    ]
+    read = [
+        *needed,
+        x.similarity,
+        *(c.adapter for c in candidates if c.adapter),
+        *parities,
+        *_needed(x, candidates),
+    ]
+    present = {source.key: source for source in read if isinstance(source, External) or store.has(source)}
+    inputs: dict[str, plan.Source] = {f"{i:04}": present[key] for i, key in enumerate(sorted(present))}
+    settings = {"labels": [c.point.label for c in candidates]}
+    place = {"config": x.config.model_dump(by_alias=True), "store": str(store.root)}
+    return Step("check", "checks of the run", settings, inputs, place)
 
-    old: the entry of an earlier report by the same code. Artifacts never change under their key, so where it names the same
-    ones its checks hold, and nothing heavy is imported to find the same again. A failed one is looked at again: it may have
-    missed an artifact that has been made since.
-    """
-    spec = _entry(x, store, folder, candidates)
-    known = {k: v for k, v in (old or {}).items() if k != "guards"}
-    passed = old is not None and all(check["status"] != "fail" for check in old["guards"])
-    if old and passed and known == json.loads(json.dumps(spec)):
-        return {**spec, "guards": old["guards"]}
-    return {**spec, "guards": guards.check(x, store, candidates)}
+
+def entry(x: plan.Experiment, store: Store, folder: Path, candidates: list[plan.Candidate]) -> dict[str, Any]:
+    """One (model, task, seed) for run.json with the checks of its artifacts; paths are relative to `folder`."""
+    checked = store.path(checks_step(x, store, candidates)) / "checks.json"
+    return {**_entry(x, store, folder, candidates), "checks": json.loads(checked.read_text())}
 
 
 def _save(run: dict[str, Any], path: Path) -> None:
@@ -227,8 +236,7 @@ def write(
     candidates = final_candidates(x, store)
     path = folder / "run.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    same_code = not made and old.get("git") == provenance.git() and not provenance.git()["dirty"]
-    found = entry(x, store, folder, candidates, old["runs"][0] if same_code else None)
+    found = entry(x, store, folder, candidates)
     fingerprint = digest({"entry": found, "commit": provenance.git()})
     if old.get("fingerprint") != fingerprint or not (folder / "report" / "report.html").exists():
         run = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.merging.similarity import similarity_table
-from pipeline.merging.table import write_table
 from pipeline.progress import report
 from pipeline.stages.prepare import model_folder
 from pipeline.worker import Job
+from safemerge.measure import similarity_table
+from safemerge.table import write_table
 
 
 def run(jobs: list[Job]) -> None:

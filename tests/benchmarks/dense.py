@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.merging.adapters import Adapter, Lora
-from pipeline.merging.checkpoints import Checkpoint
+from safemerge.adapters import Adapter, Lora
+from safemerge.checkpoints import Checkpoint
 
 
 def dense_rho(v: Tensor, module: Lora) -> float:

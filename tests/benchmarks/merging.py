@@ -19,10 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import methods
-from pipeline.merging import Checkpoint, load_adapter, repair_adapter, similarity_table
-from pipeline.merging.adapters import Adapter, Lora
-from pipeline.merging.subspace import fold, similarity
+from safemerge import Checkpoint, load_adapter, methods, repair_adapter, similarity_table
+from safemerge.adapters import Adapter, Lora
+from safemerge.subspace import fold, similarity
 from tests.benchmarks.dense import dense_rho, dense_table, read_and_subtract, reference_rho
 from tests.benchmarks.page import Row, write_page
 from tests.pico import write_lora

@@ -86,7 +86,7 @@ def _commit() -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
     changed = git(
-        "status", "--porcelain", "--", "pipeline/merging", "pipeline/methods.py", "tests/benchmarks"
+        "status", "--porcelain", "--", "pipeline/merging", "safemerge/methods.py", "tests/benchmarks"
     )
     dirty = " with uncommitted changes to what is measured" if changed else ""
     return git("rev-parse", "--short=12", "HEAD") + dirty

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.merging import similarity_table
+from safemerge import similarity_table
 
 
 def status(field: str) -> int:

@@ -52,7 +52,7 @@ def test_the_experiment_runs_and_its_second_run_makes_nothing(tmp_path: Path) ->
     assert {p["method"] for p in entry["points"]} == {
         "aligned", "finetuned", "safeinstruct", "resta", "safelora", "safemerge", "full"
     }  # fmt: skip
-    failed = [g for g in entry["guards"] if g["status"] == "fail"]
+    failed = [g for g in entry["checks"] if g["status"] == "fail"]
     assert not failed, failed
     with (report / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))

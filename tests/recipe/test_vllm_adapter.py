@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.merging import repair_adapter
-from pipeline.merging.points import Repair
+from safemerge import repair_adapter
+from safemerge.selection import Repair
 from tests.pico import deltas, modules, write_lora
 
 pytestmark = pytest.mark.recipe

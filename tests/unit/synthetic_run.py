@@ -136,7 +136,7 @@ def _entry(folder: Path, model: str, task: str, seed: int, n: int, fail: bool, e
                         base, items, method, *rates, rng, evil, selected=picked, modules=len(MODULES), **tau
                     )
                 )
-    guards = [
+    checks = [
         {"name": "one_bos", "status": "pass", "detail": "1 BOS in 240 prompts"},
         {
             "name": "outputs_differ",
@@ -152,7 +152,7 @@ def _entry(folder: Path, model: str, task: str, seed: int, n: int, fail: bool, e
         "seed": seed,
         "combine": "exact",
         "similarity": str(base / "similarity.csv"),
-        "guards": guards,
+        "checks": checks,
         "training": logs,
         "judges": {
             "guard": {"calibration": {"n": 100, "tp": 46, "fp": 3, "tn": 47, "fn": 2, "invalid": 2}},

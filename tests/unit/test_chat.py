@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data.chat import check_single_bos, example_ids, prompt_ids
-from data.errors import UserError
+from safemerge.errors import UserError
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from data.errors import UserError
-from pipeline import methods
 from pipeline.config import Config, bind, check, locate
+from safemerge import methods
+from safemerge.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -188,7 +188,8 @@ def test_a_config_is_checked_without_torch() -> None:
 
     program = (
         "import sys; from hydra import compose, initialize_config_dir; import pipeline.__main__;"
-        "from pipeline.config import check; from pipeline import plan, preflight, overview\n"
+        "from pipeline.config import check; from pipeline import plan, preflight, overview;"
+        "from pipeline.stages import report\n"
         f"with initialize_config_dir({str(CONF)!r}, version_base='1.3'):\n"
         "    plan.build(check(compose('config', ['model=tiny'])))\n"
         "print([m for m in ('torch', 'transformers', 'vllm', 'wandb', 'trl', 'matplotlib') if m in sys.modules])"

@@ -12,10 +12,10 @@ import pytest
 
 from data import loading, pubmedqa, sources
 from data.disjoint import overlaps
-from data.errors import UserError
 from data.gsm8k import final_answer, strip_annotations
 from data.harmful import from_columns
 from data.schema import Example, Item, normalise, read_examples, read_items, write_jsonl
+from safemerge.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COPIES = REPOSITORY.parent / "shared" / "datasets"

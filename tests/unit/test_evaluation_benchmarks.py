@@ -9,8 +9,8 @@ import types
 
 import pytest
 
-from data.errors import UserError
 from evaluation.benchmarks import gsm8k, harm, pubmedqa, xstest
+from safemerge.errors import UserError
 
 HARD = [
     "", " ", "#### 18", "#### 18.", "####18", "#### $18", "#### 1,234", "#### -5", "#### 18 dollars",

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import EVIL, write_run
 
-from data.errors import UserError
 from evaluation import page, readme, results, sections, selection, statistics, tables
 from evaluation.analysis import analyse
 from evaluation.choosing import choose_points
 from evaluation.report import build_report, main, print_headline
 from evaluation.selection import Candidate
+from safemerge.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_markdown_holds_what_a_reviewer_asks_for(summary):
     ):
         assert part in text
     assert "unaligned" in text and "SmolLM2-135M" in text
-    assert "A guard failed" in text and "RESTA ⚠" in text and "SafeLoRA ⚠" not in text
+    assert "A check failed" in text and "RESTA ⚠" in text and "SafeLoRA ⚠" not in text
     assert "<script" not in text
 
 
@@ -246,7 +246,7 @@ def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_p
     assert ours["won_back"] == pytest.approx(value["finetuned", harm] - value["safemerge (exact)", harm])
     assert ours["kept"] == pytest.approx(value["safemerge (exact)", utility] - value["aligned", utility])
     text = readme.block([path])
-    assert "## Guards" not in text and "## Guards" in readme.block([path], whole=True)
+    assert "## Checks" not in text and "## Checks" in readme.block([path], whole=True)
     share = 100 * ours["won_back"] / ours["lost"]
     assert f"wins back {100 * ours['won_back']:.0f} ({share:.0f} %)" in text
     assert "Judge `guard` on labelled pairs that it was not tuned on: sensitivity 96 % (46/48)" in text

@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 ops = pytest.importorskip("vllm.lora.ops.torch_ops.lora_ops", reason="vLLM is not installed")
 
-from data.errors import UserError  # noqa: E402
 from evaluation import lora_cpu  # noqa: E402
+from safemerge.errors import UserError  # noqa: E402
 
 
 def _indices(kind: str, n: int) -> object:

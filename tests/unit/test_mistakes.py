@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from data.errors import UserError
 from pipeline import mistakes
 from pipeline.__main__ import guarded, run
 from pipeline.config import check
+from safemerge.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +48,7 @@ CASES = {
     "method.safemerge.combine=exakt": ("combine=exakt", "peft_linear"),
     "+method.safemerge.taus=0.5": ("method.safemerge.taus", "tau"),
     "judge.guard.threshold=2": ("judge.guard.threshold=2", "between 0 and 1"),
-    "data=local": ("data.root", "data.root=../shared/datasets"),
+    "data=local": ("data.root", "data.root=DIR"),
     "task_adapter=/nowhere": ("task_adapter=/nowhere", "adapter_config.json"),
     "+train.task.args.learning_rat=1": ("train.task.args.learning_rat", "learning_rate"),
     "train=paper": ("judge=guard", "train=small"),

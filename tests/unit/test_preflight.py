@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from data.errors import UserError
 from pipeline import plan, preflight
 from pipeline.config import check
 from pipeline.store import Store
+from safemerge.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

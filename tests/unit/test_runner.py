@@ -15,13 +15,13 @@ import psutil
 import pytest
 from rich.console import Console
 
-from data.errors import UserError
 from pipeline import display
 from pipeline import store as store_module
 from pipeline.__main__ import guarded
 from pipeline.run import Runner, StageError, shareable
 from pipeline.store import Step, Store
 from pipeline.worker_process import parsed
+from safemerge.errors import UserError
 from tests.fake_stage import install
 
 

@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data.errors import UserError
 from data.schema import read_jsonl, write_jsonl
 from evaluation.server_judge import judge_with_server
 from pipeline.stages import judge
 from pipeline.worker import Job
+from safemerge.errors import UserError
 
 
 @pytest.fixture
@@ -91,7 +91,13 @@ def job(tmp_path, name, rows, url):
         "base_url": url, "api_key_env": "NO_SUCH_KEY", "attempts": 1, "parallel": 2, "timeout_s": 5.0,
         "price": [1.0, 2.0],
     }  # fmt: skip
-    return Job(name, {"kind": "api", "id": "m", "max_tokens": 8}, asking, {"replies": replies}, output)
+    return Job(
+        name,
+        {"kind": "api", "target": "evaluation.server_judge.judge_with_server", "id": "m", "max_tokens": 8},
+        asking,
+        {"replies": replies},
+        output,
+    )
 
 
 def test_the_stage_asks_once_for_equal_pairs_and_writes_down_what_it_cost(server, tmp_path):

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from data.errors import UserError
-from pipeline.merging import repairs
-from pipeline.merging.adapters import Adapter, load_adapter, write_adapter
-from pipeline.merging.card import write_card
-from pipeline.merging.checkpoints import Checkpoint
-from pipeline.merging.points import Repair
-from pipeline.merging.similarity import open_checkpoint
-from pipeline.merging.table import ModuleRow, write_table
+from safemerge import repairs
+from safemerge.adapters import Adapter, load_adapter, write_adapter
+from safemerge.card import write_card
+from safemerge.checkpoints import Checkpoint
+from safemerge.errors import UserError
+from safemerge.measure import open_checkpoint
+from safemerge.selection import Repair
+from safemerge.table import ModuleRow, write_table
 
 
 def repair_adapter(

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.errors import UserError
-from pipeline.merging import subspace
-from pipeline.merging.adapters import Adapter, Lora, load_adapter
-from pipeline.merging.checkpoints import Checkpoint
-from pipeline.merging.table import ModuleRow, kind_of, layer_of
+from safemerge import subspace
+from safemerge.adapters import Adapter, Lora, load_adapter
+from safemerge.checkpoints import Checkpoint
+from safemerge.errors import UserError
+from safemerge.table import ModuleRow, kind_of, layer_of
 
 Progress = Callable[[int, int, str], None]  # (modules done, modules in all, the one just done)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
+from safemerge.errors import UserError
 
 COLUMNS = ("module", "layer", "kind", "rho", "norm_task", "norm_v", "norm_projected", "flags")
 # Execution order inside a transformer block. PEFT visits modules in it, so seeded draws follow it too.

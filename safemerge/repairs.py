@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
-from data.errors import UserError
-from pipeline.merging import combine
-from pipeline.merging.adapters import Adapter, Lora
-from pipeline.merging.checkpoints import Checkpoint
-from pipeline.merging.combine import Factors
-from pipeline.merging.points import Repair
-from pipeline.merging.similarity import subspaces
-from pipeline.merging.subspace import project
+from safemerge import arithmetic
+from safemerge.adapters import Adapter, Lora
+from safemerge.arithmetic import Factors
+from safemerge.checkpoints import Checkpoint
+from safemerge.errors import UserError
+from safemerge.measure import subspaces
+from safemerge.selection import Repair
+from safemerge.subspace import project
 
 
 def rank_of(repair: Repair, name: str, ours: Adapter, theirs: Adapter | None, chosen: set[str]) -> int:
@@ -59,7 +59,7 @@ def repaired(
         if name not in chosen:
             result = kept
         elif repair.rank is not None:
-            result, error = combine.truncate((result[0].float(), result[1].float()), repair.rank)
+            result, error = arithmetic.truncate((result[0].float(), result[1].float()), repair.rank)
             errors.append(error)
         yield name, result
 
@@ -71,10 +71,12 @@ def _scaled(module: Lora) -> Factors:
 
 def _alone(repair: Repair, factors: Factors) -> Factors:
     if repair.kind == "drop":
-        return combine.scale(factors, 0.0)
+        return arithmetic.scale(factors, 0.0)
     if repair.kind == "scale" and repair.alpha is not None:
-        return combine.scale((factors[0], factors[1].float()), repair.alpha)
-    raise UserError(f"repair {repair.kind} with alpha={repair.alpha} cannot be applied; see pipeline.methods")
+        return arithmetic.scale((factors[0], factors[1].float()), repair.alpha)
+    raise UserError(
+        f"repair {repair.kind} with alpha={repair.alpha} cannot be applied; see safemerge.methods"
+    )
 
 
 def _with_safety(
@@ -84,11 +86,11 @@ def _with_safety(
     if repair.kind == "add":
         safety = safety[0].float(), safety[1].float()
         if repair.density is not None:
-            safety = combine.dare(safety, repair.density, generator)
-        return combine.add(task, safety, repair.gamma or 0.0)
+            safety = arithmetic.dare(safety, repair.density, generator)
+        return arithmetic.add(task, safety, repair.gamma or 0.0)
     alpha = 1.0 if repair.alpha is None else repair.alpha
     if repair.combine == "exact":
-        return combine.blend((task[0], task[1].float()), (safety[0], safety[1].float()), alpha)
+        return arithmetic.blend((task[0], task[1].float()), (safety[0], safety[1].float()), alpha)
     plain = (ours.a.float(), ours.b.float()), (theirs.a.float(), theirs.b.float())
     scalings = ours.scaling, theirs.scaling
-    return combine.peft_blend(repair.combine, *plain, scalings, alpha, repair.density, generator)
+    return arithmetic.peft_blend(repair.combine, *plain, scalings, alpha, repair.density, generator)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.merging.adapters import Adapter
-from pipeline.merging.points import Repair, show
-from pipeline.merging.table import ModuleRow, live_rhos
+from safemerge.adapters import Adapter
+from safemerge.selection import Repair, show
+from safemerge.table import ModuleRow, live_rhos
 
 
 def write_card(

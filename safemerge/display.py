@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.merging.points import Selection, resolve_tau, select, show
-from pipeline.merging.table import ModuleRow, live_rhos
+from safemerge.selection import Selection, resolve_tau, select, show
+from safemerge.table import ModuleRow, live_rhos
 
 
 def show_rows(rows: Sequence[ModuleRow]) -> None:

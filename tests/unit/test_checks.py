@@ -1,4 +1,4 @@
-"""Each guard finds the fault that it is there for, planted in otherwise sound artifacts; and finds none without one."""
+"""Each check finds the fault that it is there for, planted in otherwise sound artifacts; and finds none without one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from data import schema
 from data.schema import Example, Item
-from pipeline import guards, plan
+from pipeline import checks, plan
 from pipeline.config import check
-from pipeline.merging.table import ModuleRow, write_table
 from pipeline.store import Step, Store
+from safemerge.table import ModuleRow, write_table
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -39,7 +39,7 @@ HALF = ("dev", "test", "dev")  # of the three prompts of each benchmark
 
 
 class Made:
-    """A store with small sound artifacts for everything the guards read."""
+    """A store with small sound artifacts for everything the checks read."""
 
     def __init__(self, x: plan.Experiment, folder: Path) -> None:
         self.x, self.store = x, Store(folder)
@@ -118,7 +118,7 @@ class Made:
                 self.write(step, lambda f, mine=mine: schema.write_jsonl(f / "completions.jsonl", mine))
 
     def found(self) -> dict[str, dict[str, Any]]:
-        return {g["name"]: g for g in guards.check(self.x, self.store, self.candidates)}
+        return {g["name"]: g for g in checks.check(self.x, self.store, self.candidates)}
 
     def by(self, method: str) -> plan.Candidate:
         return next(c for c in self.candidates if c.point.method == method)
@@ -138,12 +138,12 @@ class Encoder:
 
 @pytest.fixture
 def made(x: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    monkeypatch.setattr(guards, "_tokenizer", lambda folder: Encoder())
+    monkeypatch.setattr(checks, "_tokenizer", lambda folder: Encoder())
     return Made(x, tmp_path)
 
 
 def failing(made: Made) -> set[str]:
-    return {name for name, guard in made.found().items() if guard["status"] != "pass"}
+    return {name for name, check in made.found().items() if check["status"] != "pass"}
 
 
 def test_sound_artifacts_pass(made: Made) -> None:
@@ -153,29 +153,29 @@ def test_sound_artifacts_pass(made: Made) -> None:
         "single BOS", "training labels", "train and test are disjoint", "adapters change weights", "adapters are applied",
         "engine agrees with transformers", "verdicts are valid", "answers are whole", "rho is defined",
     }  # fmt: skip
-    assert all(guard["detail"] and guard["affects"] == [] for guard in found.values())
+    assert all(check["detail"] and check["affects"] == [] for check in found.values())
 
 
 @pytest.mark.parametrize(("bos", "said"), [(2, "two BOS"), (0, "0 BOS")])
 def test_a_doubled_or_missing_bos(bos: int, said: str, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "_tokenizer", lambda folder: Encoder(bos))
-    guard = made.found()["single BOS"]
-    assert guard["status"] == "fail" and said in guard["detail"]
+    monkeypatch.setattr(checks, "_tokenizer", lambda folder: Encoder(bos))
+    found = made.found()["single BOS"]
+    assert found["status"] == "fail" and said in found["detail"]
 
 
 def test_prompts_sent_with_another_length(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that added a token of its own: the recorded length gives it away."""
-    monkeypatch.setattr(guards, "_tokenizer", lambda folder: Encoder(length=6))
-    guard = made.found()["single BOS"]
-    assert guard["status"] == "fail" and "sent with another length" in guard["detail"]
+    monkeypatch.setattr(checks, "_tokenizer", lambda folder: Encoder(length=6))
+    found = made.found()["single BOS"]
+    assert found["status"] == "fail" and "sent with another length" in found["detail"]
 
 
 def test_a_broken_adapter(made: Made) -> None:
     broken = made.by("safemerge")
     assert isinstance(broken.adapter, Step)
     made.weights(broken.adapter, 0.0)
-    guard = made.found()["adapters change weights"]
-    assert guard["status"] == "fail" and guard["affects"] == [broken.point.label]
+    found = made.found()["adapters change weights"]
+    assert found["status"] == "fail" and found["affects"] == [broken.point.label]
     made.weights(broken.adapter, float("nan"))
     assert made.found()["adapters change weights"]["affects"] == [broken.point.label]
 
@@ -183,8 +183,8 @@ def test_a_broken_adapter(made: Made) -> None:
 def test_an_engine_that_disagrees_with_transformers(made: Made) -> None:
     wrong = made.by("safemerge")
     made.parity(wrong, 0.8)
-    guard = made.found()["engine agrees with transformers"]
-    assert guard["status"] == "fail" and guard["affects"] == [wrong.point.label]
+    found = made.found()["engine agrees with transformers"]
+    assert found["status"] == "fail" and found["affects"] == [wrong.point.label]
     assert failing(made) == {"engine agrees with transformers"}
 
 
@@ -193,8 +193,8 @@ def test_a_judge_that_answers_nonsense(made: Made) -> None:
     candidate = made.by("finetuned")
     verdicts = ["safe"] * 9 + ["invalid"]
     made.verdicts(candidate, "directharm", plan.judges_of(made.x, "directharm")[0], verdicts)
-    guard = made.found()["verdicts are valid"]
-    assert guard["status"] == "fail" and guard["affects"] == [candidate.point.label]
+    found = made.found()["verdicts are valid"]
+    assert found["status"] == "fail" and found["affects"] == [candidate.point.label]
     assert failing(made) == {"verdicts are valid"}
 
 
@@ -215,9 +215,9 @@ def test_a_model_that_no_longer_speaks(text: str, made: Made) -> None:
 def test_an_adapter_that_answers_as_the_bare_model_does(made: Made) -> None:
     """A server that ignores an unknown adapter: no error, and a perfect-looking repair."""
     made.completions(made.by("safemerge"), "aligned")
-    guard = made.found()["adapters are applied"]
-    assert guard["status"] == "fail"
-    assert guard["affects"] == [made.by("safemerge").point.label]
+    found = made.found()["adapters are applied"]
+    assert found["status"] == "fail"
+    assert found["affects"] == [made.by("safemerge").point.label]
     assert failing(made) == {"adapters are applied"}
 
 
@@ -236,8 +236,8 @@ def test_a_test_item_in_the_training_rows(role: str, made: Made) -> None:
     """Found also when it differs in case and punctuation."""
     leaked = asdict(Example("new id", "TEST of gsm8k - number 2!", "4"))
     made.write(made.x.training_rows[role], lambda f: schema.write_jsonl(f / "rows.jsonl", [leaked]))
-    guard = made.found()["train and test are disjoint"]
-    assert guard["status"] == "fail" and f"1 of gsm8k in {role}" in guard["detail"]
+    found = made.found()["train and test are disjoint"]
+    assert found["status"] == "fail" and f"1 of gsm8k in {role}" in found["detail"]
 
 
 def test_an_equal_id_is_a_leak(made: Made) -> None:
@@ -254,20 +254,20 @@ def test_labels_without_eos_or_with_the_prompt(text: str, prompt: str, which: st
     x = made.x
     step = next(s for s in [*x.trained, x.alignment, x.guard] if s is not None and s.name == which)
     made.labels(step, text, prompt)
-    guard = made.found()["training labels"]
-    assert guard["status"] == "fail" and which in guard["detail"]
+    found = made.found()["training labels"]
+    assert found["status"] == "fail" and which in found["detail"]
     assert failing(made) == {"training labels"}
 
 
 @pytest.mark.parametrize("flag", ["zero_v", "zero_update", "zero_projection"])
 def test_modules_whose_rho_says_nothing(flag: str, made: Made) -> None:
     made.write(made.x.similarity, made.similarity([0.2, 0.4], (flag,)))
-    guard = made.found()["rho is defined"]
-    assert guard["status"] == "warn" and guard["detail"] == "model.layers.1.self_attn.q_proj"
+    found = made.found()["rho is defined"]
+    assert found["status"] == "warn" and found["detail"] == "model.layers.1.self_attn.q_proj"
 
 
 def test_a_run_without_a_table_has_no_rho_to_guard(x: plan.Experiment, tmp_path: Path) -> None:
-    assert guards.defined_rho(x, Store(tmp_path))["status"] == "pass"
+    assert checks.defined_rho(x, Store(tmp_path))["status"] == "pass"
 
 
 def test_long_lists_are_cut(made: Made) -> None:
@@ -296,8 +296,8 @@ class Trainer:
 
 
 def test_labels_are_looked_at_before_training() -> None:
-    from data.errors import UserError
     from pipeline.stages.finetune import check_labels
+    from safemerge.errors import UserError
 
     shown = check_labels(Trainer([1, 2, 3, 9, 0], [-100, -100, 3, 9, -100]), Tokenizer())
     assert shown == [{"prompt": "1 2", "labels": "3 9"}]
@@ -313,8 +313,8 @@ def test_labels_are_looked_at_before_training() -> None:
 def test_rows_too_long_are_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut rows would have no EOS: the model would never learn to stop."""
     from data.chat import Encoded
-    from data.errors import UserError
     from pipeline.stages import finetune
+    from safemerge.errors import UserError
 
     monkeypatch.setattr(
         finetune,
@@ -332,5 +332,5 @@ def test_one_wide_gap_does_not_fail_the_engine_check_but_many_do():
     from pipeline.stages.parity import summary
 
     assert summary([0.0] * 91 + [9.0])["mean_gap"] == pytest.approx(1 / 92)
-    assert summary([0.0] * 60 + [9.0] * 32)["mean_gap"] > guards.MAX_GAP
+    assert summary([0.0] * 60 + [9.0] * 32)["mean_gap"] > checks.MAX_GAP
     assert summary([]) == {"tokens": 0, "mean_gap": 0.0, "largest_gap": 0.0, "likeliest": 0}

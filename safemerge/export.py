@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.errors import UserError
-from pipeline.merging.adapters import Adapter, load_adapter
-from pipeline.merging.apply import complete_folder
-from pipeline.merging.checkpoints import INDEX, SINGLE, Checkpoint, fetch, first_line
-from pipeline.merging.similarity import open_checkpoint
+from safemerge.adapters import Adapter, load_adapter
+from safemerge.apply import complete_folder
+from safemerge.checkpoints import INDEX, SINGLE, Checkpoint, fetch, first_line
+from safemerge.errors import UserError
+from safemerge.measure import open_checkpoint
 
 # Everything else that a model folder needs beside its weights; absent ones are skipped.
 COMPANIONS = (

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.errors import UserError
-from pipeline.merging import Checkpoint, export_model, similarity_table
-from pipeline.merging.export import push_to_hub
+from safemerge import Checkpoint, export_model, similarity_table
+from safemerge.errors import UserError
+from safemerge.export import push_to_hub
 from tests.conftest import Pico
 from tests.pico import build_model, deltas, save_pair, write_lora
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.merging import subspace
+from safemerge import subspace
 from tests.pico import dense_rho
 
 sizes = st.integers(1, 24)

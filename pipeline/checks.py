@@ -12,20 +12,21 @@ from typing import Any
 
 from data import disjoint, schema
 from data.chat import prompt_ids
-from data.errors import UserError
 from evaluation import quality
 from pipeline import plan
+from pipeline.config import locate
 from pipeline.stages.judge import guard_ids, pairs_of
 from pipeline.stages.prepare import model_folder
 from pipeline.store import Step, Store
+from safemerge.errors import UserError
 
-#: Above these a guard speaks up. OUR CHOICE; a sound run of the small model is far below each.
+#: Above these a check speaks up. OUR CHOICE; a sound run of the small model is far below each.
 MAX_GAP = 0.1  # mean nats by which transformers prefers another token than the engine wrote
 MAX_INVALID = 0.05  # share of verdicts that are no verdict
 MAX_BROKEN = 0.2  # share of empty, repetitive or terse completions
 
 
-def _guard(
+def _outcome(
     name: str, failed: list[str], passed: str, *, status: str = "fail", affects: list[str] | None = None
 ) -> dict[str, Any]:
     detail = (
@@ -48,7 +49,7 @@ def labels(x: plan.Experiment, store: Store) -> dict[str, Any]:
             if not row["labels"].endswith(found["eos"]) or not row["prompt"]:
                 failed.append(f"{step.name}: {row['labels'][-30:]!r}")
     dropped = f"; left out as too long: {', '.join(left_out)}" if left_out else ""
-    return _guard(
+    return _outcome(
         "training labels",
         failed,
         f"{shown} decoded rows are an answer with its EOS, none of the prompt{dropped}",
@@ -67,7 +68,7 @@ def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
             found = disjoint.overlaps(rows, its)
             if found:
                 failed.append(f"{len(found)} of {name} in {role}")
-    return _guard(
+    return _outcome(
         "train and test are disjoint",
         failed,
         f"{len(x.training_rows)} training sets against {len(items)} benchmarks",
@@ -101,7 +102,7 @@ def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Cand
 
     served = [c for c in candidates if c.adapter is not None]
     same = [c.point.label for c in served if outputs(c.adapter, c) == outputs(None, c)]
-    return _guard(
+    return _outcome(
         "adapters are applied",
         same,
         f"all {len(served)} adapters answer differently from the aligned model",
@@ -113,11 +114,11 @@ def defined_rho(x: plan.Experiment, store: Store) -> dict[str, Any]:
     """Modules without a defined rho (V or the update is zero) count as 0.0; they are named."""
     if not store.has(x.similarity):
         return {"name": "rho is defined", "status": "pass", "detail": "no method needs it", "affects": []}
-    from pipeline.merging.table import read_table
+    from safemerge.table import read_table
 
     rows = read_table(store.path(x.similarity) / "similarity.csv")
     odd = [row.module for row in rows if row.degenerate]
-    return _guard("rho is defined", odd, f"in all {len(rows)} modules", status="warn")
+    return _outcome("rho is defined", odd, f"in all {len(rows)} modules", status="warn")
 
 
 def _tokenizer(folder: str) -> Any:
@@ -165,21 +166,24 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[plan.Candidate
             continue
         judging = _tokenizer(model_folder(store.path(model)))
         settings = plan.verdicts(x, x.calibration, name).settings
+        guard = locate(settings["target"])()
         for pair in pairs_of(store.path(x.calibration)):
             look(
                 f"{name}, {pair['id']}",
                 judging,
-                lambda pair=pair, t=judging, s=settings: guard_ids(t, dict(s), pair),
+                lambda pair=pair, t=judging, g=guard, s=settings: guard_ids(
+                    t, g, s.get("system_prompt"), pair
+                ),
             )
             counted += 1
-    return _guard("single BOS", failed, f"counted in {counted} prompts of policy and judge")
+    return _outcome("single BOS", failed, f"counted in {counted} prompts of policy and judge")
 
 
 def adapters_change_weights(
     x: plan.Experiment, store: Store, candidates: list[plan.Candidate]
 ) -> dict[str, Any]:
     """Every adapter moves some weight: B A is not zero, and finite."""
-    from pipeline.merging.adapters import load_adapter
+    from safemerge.adapters import load_adapter
 
     failed, affects, seen = [], [], 0
     for c in candidates:
@@ -195,7 +199,7 @@ def adapters_change_weights(
         if problem:
             failed.append(f"{c.point.label}: {problem}")
             affects.append(c.point.label)
-    return _guard("adapters change weights", failed, f"all {seen} adapters do", affects=affects)
+    return _outcome("adapters change weights", failed, f"all {seen} adapters do", affects=affects)
 
 
 def engine_parity(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
@@ -217,7 +221,7 @@ def engine_parity(x: plan.Experiment, store: Store, candidates: list[plan.Candid
             )
             affects.append(c.point.label)
     detail = f"{tokens} tokens; the largest mean gap of an adapter is {largest:.3f} nats (bound {MAX_GAP})"
-    return _guard(name, failed, detail, affects=affects)
+    return _outcome(name, failed, detail, affects=affects)
 
 
 def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
@@ -240,7 +244,7 @@ def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[plan.Candi
             if bad > MAX_INVALID * len(rows):
                 failed.append(f"{label}, {judge}: {bad} of {len(rows)}")
                 affects.append(label)
-    return _guard(
+    return _outcome(
         "verdicts are valid", failed, f"{invalid} of {total} are invalid", affects=sorted(set(affects))
     )
 
@@ -258,11 +262,11 @@ def whole_answers(x: plan.Experiment, store: Store, candidates: list[plan.Candid
                     failed.append(f"{c.point.label}, {b}: {shares[flag]} of {len(rows)} {flag}")
                     affects.append(c.point.label)
     detail = f"at most {MAX_BROKEN:.0%} empty, repetitive or terse anywhere; {cut} of {total} were cut at max_tokens"
-    return _guard("answers are whole", failed, detail, status="warn", affects=sorted(set(affects)))
+    return _outcome("answers are whole", failed, detail, status="warn", affects=sorted(set(affects)))
 
 
 def check(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> list[dict[str, Any]]:
-    """All guards of a finished run."""
+    """All checks of a finished run."""
     return [
         single_bos(x, store, candidates),
         labels(x, store),

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.errors import UserError
-from pipeline.merging.adapters import load_adapter
+from safemerge.adapters import load_adapter
+from safemerge.errors import UserError
 from tests.pico import modules, write_lora
 
 Q = "model.layers.0.self_attn.q_proj"

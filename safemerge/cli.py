@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data.errors import UserError
-from pipeline import methods
-from pipeline.merging.display import progress_bar, show_counts, show_histogram, show_rows
-from pipeline.merging.points import COMBINES, Point, check_tau
+from safemerge import methods
+from safemerge.display import progress_bar, show_counts, show_histogram, show_rows
+from safemerge.errors import UserError
+from safemerge.selection import COMBINES, TAUS, Point, show
+
+if TYPE_CHECKING:
+    from safemerge.api import Repaired
 
 _DESCRIPTION = """\
 Repair the safety of a fine-tuned LoRA adapter, without training.
@@ -88,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--tau",
         nargs="+",
-        default=["0.3", "0.5", "0.7", "q0.25", "q0.5", "q0.75"],
+        default=[show(tau) for tau in TAUS],
         help="thresholds to count for: numbers, or quantiles of rho (default: %(default)s)",
     )
     inspect.add_argument("--output", type=Path, metavar="CSV", help="also write the table there, as CSV")
@@ -118,10 +121,20 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add = parser.add_argument_group("method").add_argument
     add("--method", choices=METHODS, default="safemerge", help=_METHOD_HELP)
-    add("--tau", default="0.7", help=_TAU_HELP)
+    add("--tau", default=str(methods.TAU), help=_TAU_HELP)
     add("--k", help="instead of tau, for safelora, random, highest: how many modules, or a share such as 0.5")
-    add("--alpha", type=float, default=0.8, help="task adapter's weight, in [0, 1] (default: %(default)s)")
-    add("--gamma", type=float, default=0.5, help="safety adapter's weight in resta (default: %(default)s)")
+    add(
+        "--alpha",
+        type=float,
+        default=methods.ALPHA,
+        help="task adapter's weight, in [0, 1] (default: %(default)s)",
+    )
+    add(
+        "--gamma",
+        type=float,
+        default=methods.GAMMA,
+        help="safety adapter's weight in resta (default: %(default)s)",
+    )
     add("--combine", choices=COMBINES, default="exact", help=_COMBINE_HELP)
     add(
         "--density",
@@ -185,39 +198,26 @@ def _repair(options: argparse.Namespace) -> None:
             raise UserError(f"{folder} exists; remove it, give another, or pass --overwrite")
     import torch
 
-    from pipeline.merging import Checkpoint, export_model, load_adapter, repair_adapter, similarity_table
+    from safemerge import export_model, repair
 
-    base, aligned = Checkpoint(options.base), Checkpoint(options.aligned)
-    task = load_adapter(options.task_adapter)
-    safety = load_adapter(options.safety_adapter) if point.needs_safety else None
     with progress_bar("rho") as progress:
-        rows = similarity_table(
-            base=base, aligned=aligned, adapter=task, device=options.device, progress=progress
+        found = repair(
+            base=options.base,
+            aligned=options.aligned,
+            task_adapter=options.task_adapter,
+            safety_adapter=options.safety_adapter,
+            output=options.output,
+            point=point,
+            dtype=getattr(torch, options.dtype) if options.dtype else None,
+            device=options.device,
+            overwrite=options.overwrite,
+            progress=progress,
         )
-    tau = None if point.tau is None else methods.resolve_tau(point.tau, rows)
-    card: dict[str, Any] = {"method": point.method, "tau": tau, "tau setting": point.tau_setting}
-    for name, model in (("base", base), ("aligned", aligned)):
-        card[name] = model.reference
-        card[f"{name} fingerprint"] = model.fingerprint()
-    info = repair_adapter(
-        task=task,
-        safety=safety,
-        selected=methods.select(rows, point.selection),
-        repair=point.repair,
-        output=options.output,
-        base=base,
-        aligned=aligned,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
-        card=card,
-        rows=rows,
-        device=options.device,
-        overwrite=options.overwrite,
-    )
-    _say_result(point, tau, info)
+    _say_result(found)
     if options.export_model:
         with progress_bar("shards") as progress:
             export_model(
-                aligned=aligned,
+                aligned=options.aligned,
                 adapter=options.output,
                 output=options.export_model,
                 overwrite=options.overwrite,
@@ -225,42 +225,42 @@ def _repair(options: argparse.Namespace) -> None:
             )
         print(f"full model: {options.export_model}")
     if options.push_to_hub:
-        from pipeline.merging.export import push_to_hub
+        from safemerge.export import push_to_hub
 
         print(f"pushed: {push_to_hub(options.output, options.push_to_hub, private=not options.public)}")
 
 
-def _say_result(point: Point, tau: float | None, info: dict[str, Any]) -> None:
-    threshold = "" if tau is None else f", tau={tau:.4g}"
-    counts = f"repaired {info['merged_modules']} of {info['modules']} modules, rank {info['rank']}"
-    print(f"{point.label}{threshold}: {counts}")
-    if info["svd_error"] is not None:
-        print(f"largest relative SVD error: {info['svd_error']:.3g}")
-    for note in info["notes"]:
+def _say_result(found: Repaired) -> None:
+    threshold = "" if found.tau is None else f", tau={found.tau:.4g}"
+    counts = f"repaired {len(found.selected)} of {found.modules} modules, rank {found.rank}"
+    print(f"{found.point.label}{threshold}: {counts}")
+    if found.svd_error is not None:
+        print(f"largest relative SVD error: {found.svd_error:.3g}")
+    for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"adapter: {info['output']}")
+    print(f"adapter: {found.output}")
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    taus = [check_tau(tau) for tau in options.tau]
     if options.output and options.output.exists():
         raise UserError(f"{options.output} exists; remove it or give another --output")
-    from pipeline.merging import similarity_table, write_table
+    from safemerge import inspect, write_table
 
     with progress_bar("rho") as progress:
-        rows = similarity_table(
+        found = inspect(
             base=options.base,
             aligned=options.aligned,
-            adapter=options.task_adapter,
+            task_adapter=options.task_adapter,
+            taus=options.tau,
             device=options.device,
             progress=progress,
         )
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_table(options.output, rows)
-    show_rows(rows)
-    show_histogram(rows)
-    show_counts(rows, taus)
+        write_table(options.output, found.rows)
+    show_rows(found.rows)
+    show_histogram(found.rows)
+    show_counts(found.rows, list(found.merged))
 
 
 if __name__ == "__main__":

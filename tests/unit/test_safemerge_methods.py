@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from pipeline import methods
-from pipeline.merging.table import ModuleRow, kind_of, layer_of, module_order, read_table, write_table
-from pipeline.methods import Selection, resolve_tau, select
+from safemerge import methods
+from safemerge.errors import UserError
+from safemerge.methods import Selection, resolve_tau, select
+from safemerge.table import ModuleRow, kind_of, layer_of, module_order, read_table, write_table
 
 
 def row(module: str, rho: float, *flags: str) -> ModuleRow:
@@ -191,7 +191,5 @@ def test_modules_sort_in_execution_order() -> None:
 
 
 def test_planning_does_not_import_torch() -> None:
-    code = (
-        "import sys, pipeline.methods, pipeline.cli, pipeline.merging.table; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, safemerge.methods, safemerge.cli, safemerge.table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

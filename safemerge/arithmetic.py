@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from data.errors import UserError
+from safemerge.errors import UserError
 
 Factors = tuple[Tensor, Tensor]  # (a, b)
 

@@ -10,13 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from data.errors import UserError
-from pipeline.merging.table import ModuleRow
+from safemerge.errors import UserError
+from safemerge.table import ModuleRow
 
 Tau = float | str  # a number, or a quantile of the adapter's own rho such as "q0.5"
 Rule = Literal["none", "all", "below", "lowest", "highest", "random", "kinds", "layers"]
 Kind = Literal["keep", "drop", "blend", "project", "add", "scale"]
 Source = Literal["none", "task", "safeinstruct"]
+TAUS: tuple[Tau, ...] = (0.3, 0.5, 0.7, "q0.25", "q0.5", "q0.75")  # thresholds worth looking at first
 COMBINES = ("exact", "peft_linear", "dare_linear", "ties", "dare_ties")
 WITH_DENSITY = ("dare_linear", "ties", "dare_ties")
 
@@ -39,7 +40,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Repair:
-    """What is done to a selected module; see pipeline.merging.combine for the equations.
+    """What is done to a selected module; see safemerge.arithmetic for the equations.
 
     density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation of the
     repaired modules, None for none.
@@ -85,11 +86,6 @@ class Point:
     def needs_safety(self) -> bool:
         """True if the repair blends in a safety adapter."""
         return self.repair.kind in ("blend", "add")
-
-    @property
-    def needs_models(self) -> bool:
-        """True if the repair itself reads the base and aligned weights."""
-        return self.repair.kind == "project"
 
 
 def resolve_tau(tau: Tau, rhos: Sequence[float] | Sequence[ModuleRow]) -> float:

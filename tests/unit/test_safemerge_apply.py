@@ -11,11 +11,10 @@ import torch
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file
 
-from data.errors import UserError
-from pipeline import methods
-from pipeline.merging import read_table, repair_adapter, similarity_table
-from pipeline.merging.adapters import load_adapter
-from pipeline.merging.points import Repair
+from safemerge import methods, read_table, repair_adapter, similarity_table
+from safemerge.adapters import load_adapter
+from safemerge.errors import UserError
+from safemerge.selection import Repair
 from tests.conftest import Pico
 from tests.pico import QKV, deltas, dense_rho, modules, write_lora
 

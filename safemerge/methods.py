@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from itertools import product
 
-from data.errors import UserError
-from pipeline.merging.points import (
+from safemerge.errors import UserError
+from safemerge.selection import (
     COMBINES,
     WITH_DENSITY,
     Point,
@@ -24,6 +24,8 @@ from pipeline.merging.points import (
     select,
     show,
 )
+
+TAU, ALPHA, GAMMA = 0.7, 0.8, 0.5  # of a single repair; the experiment's grids are in conf/
 
 __all__ = [
     "Point",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cli import METHODS, build_parser, build_point, main
-from pipeline.merging import read_table
+from safemerge import read_table
+from safemerge.cli import METHODS, build_parser, build_point, main
 from tests.conftest import Pico
 from tests.pico import deltas
 

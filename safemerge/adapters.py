@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.errors import UserError
-from pipeline.merging.checkpoints import fetch, first_line, read_json
-from pipeline.merging.table import module_order
+from safemerge.checkpoints import fetch, first_line, read_json
+from safemerge.errors import UserError
+from safemerge.table import module_order
 
 CONFIG, WEIGHTS, WEIGHTS_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."

@@ -1,0 +1,264 @@
+"""What may be set, as checked models: the shape of a composed config. Imports no torch.
+
+A node with `kind` has the fields of that kind and no others, so that a setting which would change nothing is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class HubMember(Section):
+    """A model on the hub, at a pinned revision."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str | None = None
+    download_gb: float = Field(0.0, ge=0)
+    gated: bool = False
+
+
+class GgufMember(Section):
+    """A model in a Python package, as a GGUF file."""
+
+    kind: Literal["gguf"]
+    package: str
+    file: str
+
+
+class LocalMember(Section):
+    """A folder of your own."""
+
+    kind: Literal["local"]
+    path: str
+
+
+class ScratchMember(Section):
+    """A Llama trained from scratch on bundled text."""
+
+    kind: Literal["scratch"]
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    vocab_size: int = Field(ge=300)
+    learning_rate: float = Field(gt=0)
+    steps: Count
+    batch_size: Count
+
+
+class TunedMember(Section):
+    """The base model after a safety-tuning stage of ours."""
+
+    kind: Literal["tuned"]
+
+
+#: One member of the base/aligned pair.
+Member = Annotated[
+    HubMember | GgufMember | LocalMember | ScratchMember | TunedMember, Field(discriminator="kind")
+]
+
+
+class Model(Section):
+    name: str
+    parameters: float = Field(gt=0)
+    system_prompt: str | None
+    base: Member
+    aligned: Member
+
+
+class Task(Section):
+    name: str
+    dataset: Literal["gsm8k", "pubmedqa"]
+
+
+class Limits(Section):
+    items: dict[str, Count | None]
+    calibration: Count | None
+
+
+class DatasetPlace(Section):
+    """Where one data set lies, in place of what the source says; absent values are left to it."""
+
+    id: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    gated: bool | None = None
+    test_ids: str | None = None
+    file: str | None = None
+    bundled: str | None = None
+
+
+class DataSource(Section):
+    source: Literal["bundled", "local", "hub"]
+    root: str | None
+    limits: Limits
+    datasets: dict[str, DatasetPlace]
+
+
+class Lora(Section):
+    r: int = Field(ge=1, le=1024)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
+    target_modules: Annotated[list[str], Field(min_length=1)] | str
+    use_rslora: bool
+
+
+class Role(Section):
+    """What one of the trainings is fed: rows of its data set, and deviations from `train.args`."""
+
+    limit: Count | None = None
+    args: dict[str, Any] = {}
+
+
+class SafeInstructRole(Role):
+    safety_limit: Count | None = None
+
+
+class AlignRole(Role):
+    helpful_limit: int | None = Field(None, ge=0)
+
+
+class Train(Section):
+    devices: Count
+    dtype: Dtype
+    lora: Lora
+    args: dict[str, Any]
+    task: Role
+    safety: Role
+    safeinstruct: SafeInstructRole
+    align: AlignRole | None
+    guard: Role | None
+
+
+class Generation(Section):
+    backend: Literal["vllm", "transformers"]
+    dtype: Dtype
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+    seed: int
+    max_tokens: dict[str, Count]
+    max_num_seqs: Count
+    max_loras: Count
+    gpu_memory_utilization: float = Field(gt=0, le=1)
+    tensor_parallel_size: Count
+
+
+class JudgeSection(Section):
+    target_: str = Field(alias="_target_")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its threshold is set on half of the calibration pairs."""
+        return getattr(self, "threshold", None) == "calibrated"
+
+
+class ThresholdSection(JudgeSection):
+    """A judge that gives P(unsafe): from this value on its verdict is unsafe."""
+
+    threshold: float | str = 0.5
+
+    @field_validator("threshold")
+    @classmethod
+    def _threshold(cls, value: float | str) -> float | str:
+        if value != "calibrated" and not (isinstance(value, float) and 0 <= value <= 1):
+            raise ValueError("must be a number between 0 and 1, or calibrated")
+        return value
+
+
+class ProbeJudge(ThresholdSection):
+    kind: Literal["probe"]
+    depth: float = Field(gt=0, le=1)
+    c: float = Field(gt=0)
+    reply_tokens: Count
+
+
+class TrainedJudge(ThresholdSection):
+    kind: Literal["trained"]
+    max_tokens: Count
+
+
+class HubJudge(ThresholdSection):
+    kind: Literal["hub"]
+    id: str
+    revision: str | None = None
+    download_gb: float = Field(0.0, ge=0)
+    gated: bool = False
+    max_tokens: Count
+
+
+class PhrasesJudge(JudgeSection):
+    kind: Literal["phrases"]
+
+
+class ServerJudge(JudgeSection):
+    kind: Literal["api"]
+    id: str = Field(min_length=1)
+    base_url: str = Field(min_length=1)
+    api_key_env: str
+    attempts: Count
+    parallel: Count
+    timeout_s: float = Field(gt=0)
+    price: tuple[float, float]
+    max_tokens: Count
+
+
+Judge = Annotated[
+    ProbeJudge | TrainedJudge | HubJudge | PhrasesJudge | ServerJudge, Field(discriminator="kind")
+]
+
+
+class Benchmark(Section):
+    target_: str = Field(alias="_target_")
+    role: Literal["utility", "harm", "over_refusal"]
+    dataset: str
+
+
+class Selection(Section):
+    keep_gain: float = Field(ge=0, le=1)
+    grid: Literal["dev", "all"]
+
+
+class Tracking(Section):
+    backend: Literal["wandb", "off"]
+    mode: Literal["auto", "online", "offline"]
+    project: str = Field(min_length=1)
+    entity: str | None
+    group: str | None
+    log_adapters: bool
+    log_completions: bool
+    dir: str = Field(min_length=1)
+
+
+class Config(Section):
+    """The whole experiment, resolved."""
+
+    seed: int = Field(ge=0)
+    stages: list[StageName] = Field(min_length=1)
+    dry_run: bool
+    task_adapter: str | None
+    safety_adapter: str | None
+    store: str = Field(min_length=1)
+    runs: str = Field(min_length=1)
+    selection: Selection
+    data: DataSource
+    train: Train
+    generation: Generation
+    benchmark: dict[str, Benchmark]
+    judge: dict[str, Judge]
+    method: dict[str, dict[str, Any]]
+    task: Task
+    model: Model
+    tracking: Tracking

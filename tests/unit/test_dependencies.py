@@ -1,0 +1,41 @@
+"""Every package that a room imports is declared for it, and nothing is declared that no room imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("safemerge", "pipeline", "evaluation", "data")
+DISTRIBUTION = {"hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+OPTIONAL = {"vllm", "gguf"}  # extras of their own
+
+
+def imported(room: str) -> set[str]:
+    """Names of the distributions that the modules of a room import, inside functions too."""
+    found = set()
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.partition(".")[0])
+    outside = found - set(sys.stdlib_module_names) - set(ROOMS)
+    return {DISTRIBUTION.get(name, name.replace("_", "-")) for name in outside}
+
+
+def declared(lines: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[ ]", line, maxsplit=1)[0] for line in lines}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    library, experiment = (
+        declared(project["dependencies"]),
+        declared(project["optional-dependencies"]["experiment"]),
+    )
+    assert imported("safemerge") == library
+    assert set().union(*map(imported, ROOMS)) - OPTIONAL == library | experiment
