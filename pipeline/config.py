@@ -11,29 +11,23 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from data.sources import LOCAL
 from pipeline import precision
+from pipeline.explain import check_names, choices, explain
 from pipeline.settings import Config
 from safemerge.errors import UserError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 #: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice, without harm elsewhere.
 READ = {"bundled": {"bundled"}, "local": {"bundled", "file", "test_ids"}, "hub": None}
 DATASETS = sorted({name for name, _ in LOCAL})
-
-
-def choices(group: str) -> dict[str, Path]:
-    """The configs of a group, by name."""
-    return {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -58,97 +52,6 @@ def bind(node: Mapping[str, Any], where: str) -> tuple[Callable[..., Any], dict[
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
     return function, knobs
-
-
-def _fields_beside(path: tuple[Any, ...], values: Any) -> list[str]:
-    """Names valid beside the last element of `path`, for the error line; `values` tell which member of a union is meant."""
-    current: Any = Config
-    for part in path[:-1]:
-        values = values.get(part) if isinstance(values, Mapping) else None
-        fields = getattr(current, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else _value_type(current)
-        current = _model_in(annotation, values)
-        if current is None:
-            return []
-    if not inspect.isclass(current) or not issubclass(current, BaseModel):
-        return []
-    return [field.alias or name for name, field in current.model_fields.items()]
-
-
-def _value_type(annotation: Any) -> Any:
-    """V of dict[str, V]."""
-    arguments = getattr(annotation, "__args__", ())
-    return arguments[1] if getattr(annotation, "__origin__", None) is dict else None
-
-
-def _model_in(annotation: Any, values: Any) -> Any:
-    """The model class (or dict type) that an annotation holds; of several the one whose `kind` the values name."""
-    if getattr(annotation, "__origin__", None) is dict:
-        return annotation
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return annotation
-    found = [_model_in(a, values) for a in getattr(annotation, "__args__", ())]
-    models = [m for m in found if m is not None]
-    kind = values.get("kind") if isinstance(values, Mapping) else None
-    named = [
-        m
-        for m in models
-        if kind and kind in getattr(m.model_fields.get("kind"), "annotation", object).__args__
-    ]
-    return (named or models or [None])[0]
-
-
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The first complaint in one line: the setting, its value, and what is valid there."""
-    first = error.errors()[0]
-    loc = _without_tags(first["loc"], values)
-    where = ".".join(str(part) for part in loc)
-    if first["type"] == "extra_forbidden":
-        valid = _fields_beside(loc, values)
-        return f"{where}: no such setting{_hint(str(loc[-1]), valid)}"
-    if first["type"] == "missing":
-        return f"{where} is missing: give it a value"
-    if first["type"].startswith("union_tag"):
-        kinds = first.get("ctx", {}).get("expected_tags", "")
-        got = first.get("ctx", {}).get("tag")
-        return (
-            f"{where}.kind={got}: no such kind; one of {kinds}"
-            if got
-            else f"{where}: no such thing; {_closest(loc)}"
-        )
-    return f"{where}={first['input']!r}: {first['msg'][:1].lower() + first['msg'][1:]}"
-
-
-def _without_tags(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
-    """pydantic names the member of a union in the path (base, gguf, vocab_size); users do not."""
-    path: list[Any] = []
-    for i, part in enumerate(loc):
-        kind = values.get("kind") if isinstance(values, Mapping) else None
-        if part == kind and i < len(loc) - 1 and part not in values:
-            continue
-        path.append(part)
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return tuple(path)
-
-
-def _closest(loc: tuple[Any, ...]) -> str:
-    valid = list(choices(str(loc[0])))
-    near = difflib.get_close_matches(str(loc[-1]), valid, n=1)
-    return f"did you mean {near[0]}?" if near else f"{loc[0]} is one of {', '.join(valid)}"
-
-
-def _hint(name: str, valid: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1)
-    return (f"; did you mean {near[0]}?" if near else "") + (
-        f" valid here: {', '.join(valid)}" if valid else ""
-    )
-
-
-def _names(where: str, names: Iterable[str], valid: Collection[str], what: str) -> None:
-    """UserError for the first name that is none of the valid ones."""
-    for name in names:
-        if name not in valid:
-            raise UserError(f"{where}.{name}: no such {what}{_hint(name, valid)}")
 
 
 #: The arguments with which the `_target_` of each kind of judge is called.
@@ -202,7 +105,7 @@ def check(cfg: DictConfig) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, values)) from error
+        raise UserError(explain(error, values)) from error
     # From here on the precision is what this machine computes in: it goes into keys, manifests and the report.
     config.train.dtype = precision.resolve(config.train.dtype)
     config.generation.dtype = precision.resolve(config.generation.dtype)
@@ -214,7 +117,7 @@ def check(cfg: DictConfig) -> Config:
         _callable(f"benchmark.{name}", benchmark.target_, ("items", "completions", *judged))
     for name, judge in config.judge.items():
         _callable(f"judge.{name}", judge.target_, CALLED_WITH[judge.kind])
-    _check_names(config)
+    _check_open(config)
     _check_training(config)
     _check_together(config)
     return config
@@ -226,17 +129,17 @@ def _chosen_methods(nodes: Mapping[str, Any]) -> dict[str, Any]:
     for name, node in nodes.items():
         if "_target_" in node:
             continue
-        _names("method", [name], known, "method")
+        check_names("method", [name], known, "method")
         own = yaml.safe_load(known[name].read_text(encoding="utf-8"))
         bind({**own, **node}, f"method.{name}")
     return {name: node for name, node in nodes.items() if "_target_" in node}
 
 
-def _check_names(config: Config) -> None:
+def _check_open(config: Config) -> None:
     """What keys of open dicts name must exist, else the setting would change nothing."""
     benchmarks = {*choices("benchmark"), *config.benchmark}
     limits = config.generation.max_tokens
-    _names("generation.max_tokens", limits, sorted({"default", *benchmarks}), "benchmark")
+    check_names("generation.max_tokens", limits, sorted({"default", *benchmarks}), "benchmark")
     if "default" not in limits:
         raise UserError(
             "generation.max_tokens.default is missing: give the limit of benchmarks without their own"
@@ -246,7 +149,7 @@ def _check_names(config: Config) -> None:
         ("data.limits.items", config.data.limits.items),
         ("data.datasets", config.data.datasets),
     ):
-        _names(where, names, sorted(used), "data set")
+        check_names(where, names, sorted(used), "data set")
     for name, place in config.data.datasets.items():
         given = [key for key, value in place.model_dump().items() if value is not None]
         read = READ[config.data.source] or given
@@ -256,7 +159,7 @@ def _check_names(config: Config) -> None:
                 f"only {', '.join(sorted(read))}"
             )
     for name, benchmark in config.benchmark.items():
-        _names(f"benchmark.{name}.dataset", [benchmark.dataset], DATASETS, "data set")
+        check_names(f"benchmark.{name}.dataset", [benchmark.dataset], DATASETS, "data set")
 
 
 def _check_training(config: Config) -> None:
@@ -275,7 +178,7 @@ def _check_training(config: Config) -> None:
     if unusual := sorted(set(config.train.args) - usual):
         from trl import SFTConfig  # seconds, so only for names that no config of ours has
 
-        _names(
+        check_names(
             "train.args",
             unusual,
             [f.name for f in dataclasses.fields(SFTConfig)],

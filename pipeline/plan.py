@@ -145,7 +145,7 @@ def build(config: Config) -> Experiment:
         experiment.judge_models |= {n: merged for n, j in config.judge.items() if j.kind == "trained"}
     for name, judge in config.judge.items():
         if judge.kind == "hub":
-            member = HubMember(kind="hub", id=judge.id, revision=judge.revision)
+            member = HubMember.model_validate(judge.model_dump(include={"kind", "id", "revision"}))
             experiment.judge_models[name] = steps.member(f"{name} judge", member)
         if judge.kind == "probe":
             pairs = experiment.training_rows.setdefault("guard", steps.labelled_pairs("train"))

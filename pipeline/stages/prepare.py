@@ -62,8 +62,8 @@ def from_gguf(settings: dict[str, Any], output: Path) -> None:
     folder, name = str(Path(spec.origin).parent), settings["file"]
     # transformers indexes the file anew for the tokenizer, the config and the weights, and makes the same table of tensor
     # names for each of the model's 397 submodules: 20 s instead of 10.
-    once = {name: functools.cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
-    with mock.patch.multiple(gguf, **once):
+    reader, names = functools.cache(gguf.GGUFReader), functools.cache(gguf.get_tensor_name_map)
+    with mock.patch.multiple(gguf, GGUFReader=reader, get_tensor_name_map=names):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
         loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     # A plain Llama without the GGUF's quantization_config, which would make every later load try to dequantise again.
