@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import costs, endings, overview, plan, screen
+from pipeline import costs, endings, grid, overview, plan, screen
 from pipeline.config import check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
@@ -57,23 +57,23 @@ def similarity(x: plan.Experiment, runner: Runner) -> None:
 
 def merge(x: plan.Experiment, runner: Runner) -> None:
     """An adapter for each distinct repair of the grid."""
-    adapters = [c.adapter for c in plan.candidates(x, runner.store)]
+    adapters = [c.adapter for c in grid.candidates(x, runner.store)]
     runner.ensure("merging", [a for a in adapters if isinstance(a, plan.Step) and a.stage == "merge"])
 
 
 def generate(x: plan.Experiment, runner: Runner) -> None:
     """Completions of every adapter on every benchmark, from one engine."""
-    candidates = plan.candidates(x, runner.store)
+    candidates = grid.candidates(x, runner.store)
     complete(x, runner, "generation", candidates)
     if x.config.generation.temperature == 0:
-        runner.ensure("engine check", [plan.parity(x, c) for c in candidates])
+        runner.ensure("engine check", [grid.parity(x, c) for c in candidates])
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:
     """Verdicts of every judge, and of each on the calibration pairs; then the test half of the selected points."""
     from pipeline.stages import report as stage
 
-    verdicts(x, runner, plan.candidates(x, runner.store))
+    verdicts(x, runner, grid.candidates(x, runner.store))
     if x.config.selection.grid == "dev":
         final = stage.final_candidates(x, runner.store)
         if "generate" in x.config.stages:
@@ -81,18 +81,18 @@ def judge(x: plan.Experiment, runner: Runner) -> None:
         verdicts(x, runner, final)
 
 
-def complete(x: plan.Experiment, runner: Runner, title: str, candidates: list[plan.Candidate]) -> None:
+def complete(x: plan.Experiment, runner: Runner, title: str, candidates: list[grid.Candidate]) -> None:
     """The completions of all candidates on all benchmarks, one engine for those that are missing."""
-    runner.ensure(title, [s for c in candidates for b in x.config.benchmark for s in plan.replies(x, c, b)])
+    runner.ensure(title, [s for c in candidates for b in x.config.benchmark for s in grid.replies(x, c, b)])
 
 
-def verdicts(x: plan.Experiment, runner: Runner, candidates: list[plan.Candidate]) -> None:
+def verdicts(x: plan.Experiment, runner: Runner, candidates: list[grid.Candidate]) -> None:
     """What each judge says of the completions that it reads."""
     for name in x.config.judge:
-        read = [b for b in x.config.benchmark if name in plan.judges_of(x, b)]
-        replies = [s for c in candidates for b in read for s in plan.replies(x, c, b)]
+        read = [b for b in x.config.benchmark if name in grid.judges_of(x, b)]
+        replies = [s for c in candidates for b in read for s in grid.replies(x, c, b)]
         sources = [*replies, *([x.calibration] if x.calibration else [])]
-        runner.ensure(f"judge {name}", [plan.verdicts(x, source, name) for source in sources])
+        runner.ensure(f"judge {name}", [grid.verdicts(x, source, name) for source in sources])
 
 
 def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float) -> None:

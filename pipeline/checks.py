@@ -13,7 +13,7 @@ from typing import Any
 from data import disjoint, schema
 from data.chat import prompt_ids
 from evaluation import quality
-from pipeline import plan
+from pipeline import grid, plan
 from pipeline.config import locate
 from pipeline.stages.judge import guard_ids, pairs_of
 from pipeline.stages.prepare import model_folder
@@ -75,13 +75,13 @@ def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
     )
 
 
-def _completed(x: plan.Experiment, store: Store, c: plan.Candidate, b: str) -> list[dict[str, Any]]:
+def _completed(x: plan.Experiment, store: Store, c: grid.Candidate, b: str) -> list[dict[str, Any]]:
     """All completions of a candidate on one benchmark."""
-    files = [store.path(step) / "completions.jsonl" for step in plan.replies(x, c, b)]
+    files = [store.path(step) / "completions.jsonl" for step in grid.replies(x, c, b)]
     return [row for file in files for row in schema.read_jsonl(file)]
 
 
-def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def adapters_served(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """An adapter that changes weights changes outputs; equal ones mean that the server answered with the bare model."""
     bare = next((c for c in candidates if c.adapter is None), None)
     if bare is None:
@@ -92,10 +92,10 @@ def adapters_served(x: plan.Experiment, store: Store, candidates: list[plan.Cand
             "affects": [],
         }
 
-    def outputs(adapter: plan.Source | None, c: plan.Candidate) -> list[str]:
+    def outputs(adapter: plan.Source | None, c: grid.Candidate) -> list[str]:
         """What an adapter answers to the prompts that the candidate was given."""
         steps = [
-            plan.completions(x, adapter, b, h) for b in x.config.benchmark for h in plan.halves_of(x, c, b)
+            grid.completions(x, adapter, b, h) for b in x.config.benchmark for h in grid.halves_of(x, c, b)
         ]
         files = [store.path(step) / "completions.jsonl" for step in steps]
         return [row["completion"] for file in files for row in schema.read_jsonl(file)]
@@ -131,7 +131,7 @@ def _leading_bos(ids: list[int], bos: int | None) -> int:
     return next((n for n, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
 
 
-def single_bos(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """Every prompt, encoded again, begins with exactly one BOS (none if the tokenizer has none) and has the length sent."""
     failed: list[str] = []
     counted = 0
@@ -165,7 +165,7 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[plan.Candidate
         if x.calibration is None or not store.has(x.calibration):
             continue
         judging = _tokenizer(model_folder(store.path(model)))
-        settings = plan.verdicts(x, x.calibration, name).settings
+        settings = grid.verdicts(x, x.calibration, name).settings
         guard = locate(settings["target"])()
         for pair in pairs_of(store.path(x.calibration)):
             look(
@@ -180,7 +180,7 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[plan.Candidate
 
 
 def adapters_change_weights(
-    x: plan.Experiment, store: Store, candidates: list[plan.Candidate]
+    x: plan.Experiment, store: Store, candidates: list[grid.Candidate]
 ) -> dict[str, Any]:
     """Every adapter moves some weight: B A is not zero, and finite."""
     from safemerge.adapters import load_adapter
@@ -202,14 +202,14 @@ def adapters_change_weights(
     return _outcome("adapters change weights", failed, f"all {seen} adapters do", affects=affects)
 
 
-def engine_parity(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def engine_parity(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """Transformers with the same adapter finds the engine's tokens likeliest, up to rounding."""
     name = "engine agrees with transformers"
     if x.config.generation.temperature > 0:
         return {"name": name, "status": "warn", "detail": "not checked: sampled tokens", "affects": []}
     failed, affects, largest, tokens = [], [], 0.0, 0
     for c in candidates:
-        step = plan.parity(x, c)
+        step = grid.parity(x, c)
         if not store.has(step):
             failed.append(f"{c.point.label}: not checked, run the generate stage")
             continue
@@ -224,18 +224,18 @@ def engine_parity(x: plan.Experiment, store: Store, candidates: list[plan.Candid
     return _outcome(name, failed, detail, affects=affects)
 
 
-def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """Few verdicts are invalid: what a judge could not say is neither safe nor unsafe."""
     failed, affects, total, invalid = [], [], 0, 0
     sources: list[tuple[str, Step, list[str]]] = [
-        (c.point.label, step, plan.judges_of(x, b))
+        (c.point.label, step, grid.judges_of(x, b))
         for c in candidates
         for b in x.config.benchmark
-        for step in plan.replies(x, c, b)
+        for step in grid.replies(x, c, b)
     ]
     for label, replies, judges in sources:
         for judge in judges:
-            step = plan.verdicts(x, replies, judge)
+            step = grid.verdicts(x, replies, judge)
             if not store.has(step):
                 continue
             rows = schema.read_jsonl(store.path(step) / "verdicts.jsonl")
@@ -249,7 +249,7 @@ def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[plan.Candi
     )
 
 
-def whole_answers(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def whole_answers(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """Few replies are empty, repetitive or a mere label: judges call a broken model harmless."""
     failed, affects, total, cut = [], [], 0, 0
     for c in candidates:
@@ -265,7 +265,7 @@ def whole_answers(x: plan.Experiment, store: Store, candidates: list[plan.Candid
     return _outcome("answers are whole", failed, detail, status="warn", affects=sorted(set(affects)))
 
 
-def check(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> list[dict[str, Any]]:
+def check(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> list[dict[str, Any]]:
     """All checks of a finished run."""
     return [
         single_bos(x, store, candidates),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import plan
+from pipeline import grid, plan
 from pipeline.precision import automatic
 from pipeline.preflight import gpu_gib, hub_models, missing
 from pipeline.store import Step, Store
@@ -68,16 +68,16 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
         "similarity": [x.similarity] if any(p.selection.rule != "none" for p in x.points) else [],
     }
     try:
-        candidates = plan.candidates(x, store)
+        candidates = grid.candidates(x, store)
     except UserError:
         return stages
     stages["merge"] = [
         c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"
     ]
-    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in plan.replies(x, c, b)]
-    checks = [plan.parity(x, c) for c in candidates] if x.config.generation.temperature == 0 else []
+    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in grid.replies(x, c, b)]
+    checks = [grid.parity(x, c) for c in candidates] if x.config.generation.temperature == 0 else []
     stages["generate"] = [*(step for _, step in replies), *checks]
-    stages["judge"] = [plan.verdicts(x, step, j) for b, step in replies for j in plan.judges_of(x, b)]
+    stages["judge"] = [grid.verdicts(x, step, j) for b, step in replies for j in grid.judges_of(x, b)]
     return stages
 
 
@@ -87,7 +87,7 @@ def show(x: plan.Experiment, store: Store, console: Console) -> None:
     table = Table(title=plan.run_name(config), title_justify="left")
     for column in ("stage", "what", "cached", "memory", "time (estimate)"):
         table.add_column(column)
-    grid = [p for p in x.points if p.repair.kind not in ("keep", "drop")]
+    merging = [p for p in x.points if p.repair.kind not in ("keep", "drop")]
     for stage in config.stages:
         steps = known.get(stage)
         if steps is not None:
@@ -95,7 +95,7 @@ def show(x: plan.Experiment, store: Store, console: Console) -> None:
             what = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             cached = _count(store, steps)
         else:
-            counts = {"merge": f"up to {len(grid)} adapters, by what tau selects"}
+            counts = {"merge": f"up to {len(merging)} adapters, by what tau selects"}
             per = " x ".join([f"up to {len(x.points)} models", ", ".join(config.benchmark)])
             counts |= {"generate": per, "judge": f"{', '.join(config.judge)} on {per}"}
             what, cached = (

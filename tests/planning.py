@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra import compose
 
-from pipeline import plan
+from pipeline import grid, plan
 from pipeline.config import check
 from pipeline.store import Step, Store
 from safemerge.table import ModuleRow, write_table
@@ -25,10 +25,10 @@ def fill(store: Store, step: Step) -> Path:
     return store.path(step)
 
 
-def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list[plan.Candidate]:
+def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list[grid.Candidate]:
     rows = [
         ModuleRow(f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0)
         for i, rho in enumerate(rhos)
     ]
     write_table(fill(store, x.similarity) / "similarity.csv", rows)
-    return plan.candidates(x, store)
+    return grid.candidates(x, store)

@@ -16,7 +16,7 @@ from evaluation.choosing import choose_points
 from evaluation.judges import confusion, tuning_half
 from evaluation.report import build_report, print_headline
 from evaluation.results import load_entry
-from pipeline import plan, provenance
+from pipeline import grid, plan, provenance
 from pipeline.costs import StageCost
 from pipeline.settings import Config
 from pipeline.store import MANIFEST, External, Step, Store, digest
@@ -24,32 +24,32 @@ from pipeline.tracking import Tracker
 from safemerge.errors import UserError
 
 
-def _needed(x: plan.Experiment, candidates: list[plan.Candidate]) -> list[Step]:
-    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in plan.replies(x, c, b)]
+def _needed(x: plan.Experiment, candidates: list[grid.Candidate]) -> list[Step]:
+    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in grid.replies(x, c, b)]
     return [
         *(step for _, step in replies),
-        *(plan.verdicts(x, s, j) for b, s in replies for j in plan.judges_of(x, b)),
+        *(grid.verdicts(x, s, j) for b, s in replies for j in grid.judges_of(x, b)),
     ]
 
 
 def _calibration(x: plan.Experiment, store: Store, name: str) -> dict[str, Any]:
-    if x.calibration is None or not store.has(plan.verdicts(x, x.calibration, name)):
+    if x.calibration is None or not store.has(grid.verdicts(x, x.calibration, name)):
         return {}
     labels = read_jsonl(store.path(x.calibration) / "rows.jsonl")
-    found = read_jsonl(store.path(plan.verdicts(x, x.calibration, name)) / "verdicts.jsonl")
+    found = read_jsonl(store.path(grid.verdicts(x, x.calibration, name)) / "verdicts.jsonl")
     if x.config.judge[name].calibrated:
         tuned = {row["id"] for row in tuning_half(labels)}
         labels, found = ([row for row in rows if row["id"] not in tuned] for rows in (labels, found))
     return {"calibration": {"n": len(labels), **confusion(labels, found)}}
 
 
-def _usage(x: plan.Experiment, store: Store, candidates: list[plan.Candidate], name: str) -> dict[str, Any]:
+def _usage(x: plan.Experiment, store: Store, candidates: list[grid.Candidate], name: str) -> dict[str, Any]:
     """What a server judge was asked and cost, over the distinct files of verdicts that it wrote."""
     if x.config.judge[name].kind != "api":
         return {}
-    read = [b for b in x.config.benchmark if name in plan.judges_of(x, b)]
-    sources = [step for c in candidates for b in read for step in plan.replies(x, c, b)]
-    files = {store.path(plan.verdicts(x, s, name)) / "usage.json" for s in [*sources, x.calibration] if s}
+    read = [b for b in x.config.benchmark if name in grid.judges_of(x, b)]
+    sources = [step for c in candidates for b in read for step in grid.replies(x, c, b)]
+    files = {store.path(grid.verdicts(x, s, name)) / "usage.json" for s in [*sources, x.calibration] if s}
     found = [json.loads(file.read_text()) for file in sorted(files) if file.exists()]
     return {"usage": {key: sum(each[key] for each in found) for key in found[0]}} if found else {}
 
@@ -57,20 +57,20 @@ def _usage(x: plan.Experiment, store: Store, candidates: list[plan.Candidate], n
 def selected_labels(x: plan.Experiment, store: Store) -> frozenset[str]:
     """The labels of the points selected on the development half, one per method; its verdicts must be in the store."""
     folder = store.root
-    spec = _entry(x, store, folder, plan.candidates(x, store))
+    spec = _entry(x, store, folder, grid.candidates(x, store))
     points, _ = choose_points(load_entry(spec, folder), "dev", x.config.selection.keep_gain)
     return frozenset(point.label for point in points.values())
 
 
-def final_candidates(x: plan.Experiment, store: Store) -> list[plan.Candidate]:
+def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
     """All candidates, each with the halves of the prompts that it answers in the end."""
     if x.config.selection.grid == "all":
-        return plan.candidates(x, store)
-    return plan.candidates(x, store, selected_labels(x, store))
+        return grid.candidates(x, store)
+    return grid.candidates(x, store, selected_labels(x, store))
 
 
 def _entry(
-    x: plan.Experiment, store: Store, folder: Path, candidates: list[plan.Candidate]
+    x: plan.Experiment, store: Store, folder: Path, candidates: list[grid.Candidate]
 ) -> dict[str, Any]:
     """One (model, task, seed) for run.json without its checks; paths are relative to `folder`."""
     config = x.config
@@ -85,7 +85,7 @@ def _entry(
 
     points = []
     for c in candidates:
-        replies = {b: its for b in config.benchmark if (its := plan.replies(x, c, b))}
+        replies = {b: its for b in config.benchmark if (its := grid.replies(x, c, b))}
         point = c.point
         points.append(
             {
@@ -100,15 +100,15 @@ def _entry(
                 "modules": c.modules,
                 "selected": list(c.selected),
                 "adapter": at(c.adapter, "") if c.adapter is not None else None,
-                "halves": {b: list(plan.halves_of(x, c, b)) for b in replies},
+                "halves": {b: list(grid.halves_of(x, c, b)) for b in replies},
                 "completions": {b: [at(s, "completions.jsonl") for s in its] for b, its in replies.items()},
                 "verdicts": {
                     b: {
-                        j: [at(plan.verdicts(x, s, j), "verdicts.jsonl") for s in its]
-                        for j in plan.judges_of(x, b)
+                        j: [at(grid.verdicts(x, s, j), "verdicts.jsonl") for s in its]
+                        for j in grid.judges_of(x, b)
                     }
                     for b, its in replies.items()
-                    if plan.judges_of(x, b)
+                    if grid.judges_of(x, b)
                 },
             }
         )
@@ -134,9 +134,9 @@ def _entry(
     }
 
 
-def checks_step(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> Step:
+def checks_step(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Step:
     """The step that checks all that the report reads; with other artifacts it is another one."""
-    parities = [plan.parity(x, c) for c in candidates]
+    parities = [grid.parity(x, c) for c in candidates]
     needed = [
         *x.prepared,
         x.aligned,
@@ -158,7 +158,7 @@ def checks_step(x: plan.Experiment, store: Store, candidates: list[plan.Candidat
     return Step("check", "checks of the run", settings, inputs, place)
 
 
-def entry(x: plan.Experiment, store: Store, folder: Path, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def entry(x: plan.Experiment, store: Store, folder: Path, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """One (model, task, seed) for run.json with the checks of its artifacts; paths are relative to `folder`."""
     checked = store.path(checks_step(x, store, candidates)) / "checks.json"
     return {**_entry(x, store, folder, candidates), "checks": json.loads(checked.read_text())}
@@ -201,7 +201,7 @@ def over_seeds(config: Config, runs: Path) -> Path | None:
     return path
 
 
-def _cost(x: plan.Experiment, store: Store, candidates: list[plan.Candidate]) -> dict[str, Any]:
+def _cost(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
     """The largest peak memory (bytes) of the processes that made the run's artifacts, and the commits that made them."""
     steps = [x.base, x.aligned, x.alignment, x.guard, *x.trained, *x.prepared, *_needed(x, candidates)]
     manifests = [

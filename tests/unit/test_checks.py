@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from data import schema
 from data.schema import Example, Item
-from pipeline import checks, plan
+from pipeline import checks, grid, plan
 from pipeline.config import check
 from pipeline.store import Step, Store
 from safemerge.table import ModuleRow, write_table
@@ -54,19 +54,19 @@ class Made:
             self.write(step, lambda f, rows=rows: schema.write_jsonl(f / "rows.jsonl", rows))
         for step in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]:
             self.labels(step, "The answer is 4.<eos>")
-        self.candidates = plan.candidates(x, self.store)
+        self.candidates = grid.candidates(x, self.store)
         for c in self.candidates:
             self.completions(c, c.point.label)
             self.parity(c, 0.01)
             if isinstance(c.adapter, Step):
                 self.weights(c.adapter, 1.0)
             for b in x.config.benchmark:
-                for judge in plan.judges_of(x, b):
+                for judge in grid.judges_of(x, b):
                     self.verdicts(c, b, judge, ["safe", "unsafe", "safe"])
 
-    def parity(self, candidate: plan.Candidate, gap: float) -> None:
+    def parity(self, candidate: grid.Candidate, gap: float) -> None:
         found = json.dumps({"tokens": 40, "mean_gap": gap, "largest_gap": gap, "likeliest": 40})
-        step = plan.parity(self.x, candidate)
+        step = grid.parity(self.x, candidate)
         self.write(step, lambda folder: (folder / "parity.json").write_text(found))
 
     def weights(self, step: Step, value: float) -> None:
@@ -80,11 +80,11 @@ class Made:
         self.write(step, lambda folder: (folder / "adapter_config.json").write_text(json.dumps(config)))
         self.write(step, lambda folder: save_file(tensors, folder / "adapter_model.safetensors"))
 
-    def verdicts(self, candidate: plan.Candidate, benchmark: str, judge: str, verdicts: list[str]) -> None:
+    def verdicts(self, candidate: grid.Candidate, benchmark: str, judge: str, verdicts: list[str]) -> None:
         rows = [{"id": f"{benchmark}/{i}", "verdict": verdict} for i, verdict in enumerate(verdicts)]
-        for replies in plan.replies(self.x, candidate, benchmark):
+        for replies in grid.replies(self.x, candidate, benchmark):
             mine = [row for i, row in enumerate(rows) if HALF[i % 3] == replies.settings["half"]]
-            step = plan.verdicts(self.x, replies, judge)
+            step = grid.verdicts(self.x, replies, judge)
             self.write(step, lambda folder, mine=mine: schema.write_jsonl(folder / "verdicts.jsonl", mine))
 
     def write(self, step: Step, fill: Callable[[Path], Any]) -> None:
@@ -107,20 +107,20 @@ class Made:
         found = {"rows": 1, "eos": "<eos>", "first_batch": [{"prompt": prompt, "labels": text}]}
         self.write(step, lambda folder: (folder / "labels.json").write_text(json.dumps(found)))
 
-    def completions(self, candidate: plan.Candidate, text: str, benchmark: str | None = None) -> None:
+    def completions(self, candidate: grid.Candidate, text: str, benchmark: str | None = None) -> None:
         for b in [benchmark] if benchmark else self.x.config.benchmark:
             rows = [
                 {"id": f"{b}/{i}", "completion": f"{text} replies so to {i}", "prompt_tokens": 5}
                 for i in range(3)
             ]
-            for step in plan.replies(self.x, candidate, b):
+            for step in grid.replies(self.x, candidate, b):
                 mine = [row for row, half in zip(rows, HALF, strict=True) if half == step.settings["half"]]
                 self.write(step, lambda f, mine=mine: schema.write_jsonl(f / "completions.jsonl", mine))
 
     def found(self) -> dict[str, dict[str, Any]]:
         return {g["name"]: g for g in checks.check(self.x, self.store, self.candidates)}
 
-    def by(self, method: str) -> plan.Candidate:
+    def by(self, method: str) -> grid.Candidate:
         return next(c for c in self.candidates if c.point.method == method)
 
 
@@ -192,7 +192,7 @@ def test_a_judge_that_answers_nonsense(made: Made) -> None:
     """One verdict in ten is no verdict."""
     candidate = made.by("finetuned")
     verdicts = ["safe"] * 9 + ["invalid"]
-    made.verdicts(candidate, "directharm", plan.judges_of(made.x, "directharm")[0], verdicts)
+    made.verdicts(candidate, "directharm", grid.judges_of(made.x, "directharm")[0], verdicts)
     found = made.found()["verdicts are valid"]
     assert found["status"] == "fail" and found["affects"] == [candidate.point.label]
     assert failing(made) == {"verdicts are valid"}
@@ -201,7 +201,7 @@ def test_a_judge_that_answers_nonsense(made: Made) -> None:
 @pytest.mark.parametrize("text", ["the " * 40, "...", "no"])
 def test_a_model_that_no_longer_speaks(text: str, made: Made) -> None:
     candidate = made.by("finetuned")
-    for step in plan.replies(made.x, candidate, "directharm"):
+    for step in grid.replies(made.x, candidate, "directharm"):
         rows = [
             {"id": f"directharm/{i}", "completion": text, "prompt_tokens": 5}
             for i in range(3)

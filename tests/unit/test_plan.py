@@ -12,7 +12,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from data.sources import BUNDLED, BUNDLED_ROOT, LOCAL
-from pipeline import plan
+from pipeline import grid, plan
 from pipeline.store import External, Store
 from safemerge.errors import UserError
 from tests.planning import experiment, with_similarity
@@ -41,10 +41,10 @@ def keys(x: plan.Experiment) -> dict[str, str]:
     if x.alignment and x.guard:
         steps |= {"alignment": x.alignment, "guard": x.guard}
     for name in x.config.benchmark:
-        steps[f"completions {name}"] = plan.completions(x, None, name, "test")
-        for judge in plan.judges_of(x, name):
-            steps[f"verdicts {name} {judge}"] = plan.verdicts(
-                x, plan.completions(x, None, name, "test"), judge
+        steps[f"completions {name}"] = grid.completions(x, None, name, "test")
+        for judge in grid.judges_of(x, name):
+            steps[f"verdicts {name} {judge}"] = grid.verdicts(
+                x, grid.completions(x, None, name, "test"), judge
             )
     return {name: step.key for name, step in steps.items() if step is not None}
 
@@ -158,7 +158,7 @@ def test_editing_a_data_file_changes_what_is_made_from_it(tmp_path: Path) -> Non
     assert not {"adapter safety", "aligned", "items gsm8k", "completions gsm8k"} & differs
 
 
-def exact(found: list[plan.Candidate]) -> list[plan.Candidate]:
+def exact(found: list[grid.Candidate]) -> list[grid.Candidate]:
     """SafeMERGE's points, of its two ways of merging the exact one."""
     return [c for c in found if c.point.method == "safemerge" and c.point.combine == "exact"]
 
@@ -173,19 +173,19 @@ def test_with_a_grid_on_the_development_half_each_half_is_answered_where_it_is_r
     )
     assert by_label["resta gamma=0.5"] == ("test",), "nothing is selected among its points"
     assert {c.halves for c in exact(found)} == {("dev",)}
-    assert plan.replies(x, exact(found)[0], "xstest") == [], "selection does not look at over-refusal"
+    assert grid.replies(x, exact(found)[0], "xstest") == [], "selection does not look at over-refusal"
     label = exact(found)[1].point.label
-    again = {c.point.label: c.halves for c in plan.candidates(x, store, frozenset({label}))}
+    again = {c.point.label: c.halves for c in grid.candidates(x, store, frozenset({label}))}
     assert [name for name in again if again[name] != by_label[name]] == [label]
-    chosen = plan.candidates(x, store, frozenset({label}))[-1]
-    dev, test = plan.replies(x, chosen, "gsm8k")
+    chosen = grid.candidates(x, store, frozenset({label}))[-1]
+    dev, test = grid.replies(x, chosen, "gsm8k")
     assert (dev.settings["half"], test.settings["half"]) == ("dev", "test") and dev.key != test.key
-    assert [step.settings["half"] for step in plan.replies(x, chosen, "xstest")] == ["test"]
-    assert plan.parity(x, chosen).key == plan.parity(x, found[-1]).key, (
+    assert [step.settings["half"] for step in grid.replies(x, chosen, "xstest")] == ["test"]
+    assert grid.parity(x, chosen).key == grid.parity(x, found[-1]).key, (
         "one engine check, whatever is selected"
     )
     x = experiment("method.safemerge.tau=[0.3,0.5]", "selection.grid=all")
-    assert {c.halves for c in plan.candidates(x, store)} == {("dev", "test")}
+    assert {c.halves for c in grid.candidates(x, store)} == {("dev", "test")}
 
 
 def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> 
     found = exact(with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.4]))
     assert [len(c.selected) for c in found] == [2, 2, 3]
     assert found[0].adapter.key == found[1].adapter.key != found[2].adapter.key
-    one, other = (plan.completions(x, c.adapter, "gsm8k", "dev").key for c in found[:2])
+    one, other = (grid.completions(x, c.adapter, "gsm8k", "dev").key for c in found[:2])
     assert one == other, "and its completions are made once"
 
 
@@ -233,8 +233,8 @@ def test_each_repair_is_made_from_what_it_reads(tmp_path: Path) -> None:
 
 def test_merging_without_the_table_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="include the similarity stage"):
-        plan.candidates(experiment(), Store(tmp_path))
-    assert len(plan.candidates(experiment("method=[aligned,finetuned]"), Store(tmp_path))) == 2
+        grid.candidates(experiment(), Store(tmp_path))
+    assert len(grid.candidates(experiment("method=[aligned,finetuned]"), Store(tmp_path))) == 2
 
 
 def test_only_what_the_methods_need_is_trained() -> None:
@@ -282,9 +282,9 @@ def test_a_missing_adapter_is_refused(tmp_path: Path) -> None:
 
 def test_judges_by_role() -> None:
     x = experiment()
-    assert plan.judges_of(x, "gsm8k") == []
-    assert plan.judges_of(x, "directharm") == ["guard", "refusal"]
-    assert plan.judges_of(x, "xstest") == ["refusal"]
+    assert grid.judges_of(x, "gsm8k") == []
+    assert grid.judges_of(x, "directharm") == ["guard", "refusal"]
+    assert grid.judges_of(x, "xstest") == ["refusal"]
 
 
 def test_names_of_runs_differ_as_the_experiments_do() -> None:
