@@ -52,7 +52,7 @@ def test_a_sound_machine_runs_the_default(
 
 
 def test_the_precision_and_its_minutes_follow_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for flags, minutes in ((["avx", "avx2"], "30"), (["avx2", "avx512_bf16"], "14")):
+    for flags, minutes in ((["avx", "avx2"], "17"), (["avx2", "avx512_bf16"], "10")):
         monkeypatch.setattr(precision, "instruction_sets", lambda flags=flags: flags)
         found = {f.what: f.found for f in [*doctor.processor(), *doctor.models([])]}
         assert ("bfloat16" in found["precision"].split(" ")[0]) == ("avx512_bf16" in flags)
@@ -135,7 +135,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_more_cores_are_a_stated_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "cores", lambda: 8)
     monkeypatch.setattr(precision, "automatic", lambda: ("float32", "a test"))
-    assert doctor.models([])[1].found == "about 8 min (a guess from two cores)"
+    assert doctor.models([])[1].found == "about 4 min (a guess from two cores)"
 
 
 def test_without_vllm_the_way_around_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
