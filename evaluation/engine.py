@@ -36,6 +36,9 @@ class Reply:
     text: str
     tokens: int
     finish_reason: str  # "stop" at EOS, "length" when cut
+    ids: list[int] = field(
+        default_factory=list
+    )  # the generated tokens, EOS too: a text may be spelt by others
     pieces: list[str] = field(default_factory=list)
     top: list[dict[str, float]] = field(default_factory=list)
 
@@ -185,9 +188,8 @@ def _stream(
                 step[token].decoded_token or ""
                 for step, token in zip(best.logprobs or [], best.token_ids, strict=False)
             ]
-            yield Reply(
-                request.key, best.text, len(best.token_ids), best.finish_reason or "length", pieces, top
-            )
+            ids = list(best.token_ids)
+            yield Reply(request.key, best.text, len(ids), best.finish_reason or "length", ids, pieces, top)
 
 
 def _transformers(
@@ -251,6 +253,7 @@ def _transformers(
                     top.append({tokenizer.decode([token]): value for token, value in pairs})
                 pieces = [tokenizer.decode([token]) for token in tokens]
                 text = tokenizer.decode(tokens, skip_special_tokens=True)
-                yield Reply(request.key, text, len(tokens), "stop" if stopped else "length", pieces, top)
+                reason = "stop" if stopped else "length"
+                yield Reply(request.key, text, len(tokens), reason, tokens, pieces, top)
         if folder is not None:
             bare = served.unload()

@@ -25,8 +25,8 @@ VERSIONS = {
     "finetune": 4,
     "similarity": 2,
     "merge": 1,
-    "generate": 4,
-    "parity": 2,
+    "generate": 5,
+    "parity": 3,
     "judge": 1,
     "check": 1,
 }

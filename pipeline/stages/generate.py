@@ -99,6 +99,7 @@ def run(jobs: list[Job]) -> None:
                 "completion": reply.text,
                 "prompt_tokens": lengths[n][key],
                 "completion_tokens": reply.tokens,
+                "completion_ids": reply.ids,
                 "finish_reason": reply.finish_reason,
             }
             streams[n].write(json.dumps(row) + "\n")

@@ -2,8 +2,8 @@
 
 A greedy engine writes the likeliest token. So under transformers + PEFT every token that it wrote should be the likeliest
 too, up to rounding; how far it falls short is the gap. An adapter that the engine did not apply, a wrong scaling or another
-prompt than the recorded one opens gaps of nats at many tokens; a single wide one is mostly a text that was tokenised anew
-into other tokens than those generated. So the mean counts no gap above `CLIP`.
+prompt than the recorded one opens gaps of nats at many tokens. The mean counts no gap above `CLIP`, so that no single token
+decides.
 """
 
 from __future__ import annotations
@@ -35,17 +35,15 @@ def summary(found: list[float]) -> dict[str, float]:
 def gaps(model: Any, tokenizer: Any, rows: list[dict[str, Any]], system: str | None) -> list[float]:
     """Per generated token: log-probability of the likeliest token minus that of the one written (nats, >= 0).
 
-    rows: completions of one adapter, with prompt, completion and finish_reason. The text is tokenised anew, so a
-    completion that another token sequence also spells may show a gap where there is none; that is rare.
+    rows: completions of one adapter, with prompt and completion_ids, the tokens that the engine wrote (its text, tokenised
+    anew, may come out as others).
     """
     import torch
 
     found: list[float] = []
     for row in rows:
         head = prompt_ids(tokenizer, row["prompt"], system=system)
-        tail = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-        if row["finish_reason"] == "stop":
-            tail = [*tail, tokenizer.eos_token_id]
+        tail = row["completion_ids"]
         if not tail:
             continue
         with torch.inference_mode():

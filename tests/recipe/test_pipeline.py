@@ -185,7 +185,9 @@ def check_the_other_backend(pipeline: Pipeline) -> None:
     pipeline.run("generation.backend=transformers", "method=[aligned,finetuned]")
     new = [key for key in pipeline.manifests() if key not in before]
     stages = {key.partition("/")[0] for key in new}
-    assert stages == {"generate", "judge", "parity"}, "nothing is trained or merged for another backend"
+    assert stages == {"generate", "judge", "parity", "check"}, (
+        "nothing is trained or merged for another backend"
+    )
     for stage, file in (("generate", "completions.jsonl"), ("judge", "verdicts.jsonl")):
         shapes = {}
         for origin, keys in (("vllm", before), ("transformers", new)):
