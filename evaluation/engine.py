@@ -36,9 +36,7 @@ class Reply:
     text: str
     tokens: int
     finish_reason: str  # "stop" at EOS, "length" when cut
-    ids: list[int] = field(
-        default_factory=list
-    )  # the generated tokens, EOS too: a text may be spelt by others
+    ids: list[int] = field(default_factory=list)  # of the generated tokens; others may spell the same text
     pieces: list[str] = field(default_factory=list)
     top: list[dict[str, float]] = field(default_factory=list)
 

@@ -56,7 +56,7 @@ class LlamaGuard:
     words = {"safe": "safe", "unsafe": "unsafe"}  # noqa: RUF012
 
     def prompt(self, prompt: str, response: str) -> Turns:
-        return llama_guard_messages(prompt, response)
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
     def parse(
         self, text: str, p_unsafe: float | None = None, threshold: float | None = None
@@ -69,21 +69,6 @@ class SmallGuard(LlamaGuard):
 
     def prompt(self, prompt: str, response: str) -> str:  # type: ignore[override]
         return small_guard_prompt(prompt, response)
-
-
-def llama_guard_messages(prompt: str, response: str, *, parts: bool = False) -> list[dict[str, Any]]:
-    """The two turns for the guard's chat template.
-
-    `parts`: content as a list, which Llama-Guard-3-1B's template wants.
-    """
-
-    def content(text: str) -> Any:
-        return [{"type": "text", "text": text}] if parts else text
-
-    return [
-        {"role": "user", "content": content(prompt)},
-        {"role": "assistant", "content": content(response)},
-    ]
 
 
 def small_guard_prompt(prompt: str, response: str, *, max_words: int | None = None) -> str:

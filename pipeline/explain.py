@@ -101,10 +101,11 @@ def _closest(loc: tuple[Any, ...]) -> str:
 
 
 def hint(name: str, valid: Collection[str]) -> str:
+    """What to append to a line that refuses a name: the nearest valid one, and all of them."""
     near = difflib.get_close_matches(name, valid, n=1)
-    return (f"; did you mean {near[0]}?" if near else "") + (
-        f" valid here: {', '.join(valid)}" if valid else ""
-    )
+    parts = [f"did you mean {near[0]}?"] if near else []
+    parts += [f"valid here: {', '.join(valid)}"] if valid else []
+    return f"; {' '.join(parts)}" if parts else ""
 
 
 def check_names(where: str, names: Iterable[str], valid: Collection[str], what: str) -> None:

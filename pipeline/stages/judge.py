@@ -38,9 +38,8 @@ def guard_ids(tokenizer: Any, guard: GuardFormat, system: str | None, pair: dict
     if isinstance(asked, str):
         return prompt_ids(tokenizer, asked, system=system)
     template = str(tokenizer.chat_template)
-    if (
-        "content[" in template or "content']|" in template
-    ):  # Llama-Guard-3-1B's wants content as a list of parts
+    # Llama-Guard-3-1B's wants content as a list of parts.
+    if "content[" in template or "content']|" in template:
         asked = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
     ids = list(
         tokenizer.apply_chat_template(asked, tokenize=True, add_generation_prompt=True, return_dict=True)[

@@ -59,7 +59,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "+judge.refusal.threshold=0.3": ("judge.refusal.threshold: no such setting",),
     "+judge.refusall.threshold=0.3": ("judge.refusall: no such thing; did you mean refusal?",),
     "+judge.refusal.depth=0.5": ("judge.refusal.depth: no such setting",),
-    "+model.base.path=here": ("model.base.path: no such setting", "hidden_size"),
+    "+model.base.path=here": ("model.base.path: no such setting; valid here: kind, hidden_size",),
     "+model.aligned.id=org/name": ("model.aligned.id: no such setting",),
     "model.base.kind=hubb": ("model.base.kind=hubb: no such kind", "gguf"),
     "+benchmark.xstest.limit=5": ("benchmark.xstest.limit: no such setting", "dataset"),
