@@ -87,7 +87,20 @@ def generate(
         raise UserError(
             f"vLLM cannot be imported ({error}): run `make setup`, or use generation.backend=transformers"
         ) from error
-    yield from _stream(llm, requests, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs)
+    try:
+        yield from _stream(llm, requests, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs)
+    finally:
+        del llm
+        _clean()
+
+
+def _clean() -> None:
+    """Free what the last engine held, so that another can start in this process. On a GPU the process ends instead."""
+    import torch
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    if not torch.cuda.is_available():
+        cleanup_dist_env_and_memory()
 
 
 def _vllm(

@@ -53,19 +53,21 @@ def _devices(step: Step) -> int:
     return int(step.speed.get("devices", 1))
 
 
-def shareable(steps: Sequence[Step]) -> bool:
-    """Whether these steps may run in a worker that has carried out others, which saves importing torch anew.
+def sharing(steps: Sequence[Step]) -> str | None:
+    """Which of the kept workers these steps run in, which saves importing torch or vLLM anew; None: a fresh one.
 
-    Not where a GPU must be empty first, and not for vLLM: it neither starts in a used process nor leaves a clean one.
+    vLLM has one of its own: it does not start in a process that torch has worked in. Where a GPU must be empty before a
+    stage starts, none is kept.
     """
-    alone = any(_devices(s) > 1 or s.settings.get("backend") == "vllm" for s in steps)
-    return not alone and cuda_capability() is None
+    if any(_devices(s) > 1 for s in steps) or cuda_capability() is not None:
+        return None
+    return "vllm" if any(s.settings.get("backend") == "vllm" for s in steps) else "torch"
 
 
 class Runner:
     """Makes artifacts and remembers which were made, which were there already and what the stages cost.
 
-    To be closed when no more is wanted: the worker that the stages share waits until then.
+    To be closed when no more is wanted: the workers that stages share wait until then.
     """
 
     def __init__(self, store: Store, console: Console, on_finish: Any = None) -> None:
@@ -74,7 +76,7 @@ class Runner:
         self.made: list[Step] = []
         self.cached = 0
         self.costs: list[StageCost] = []
-        self._shared: WorkerProcess | None = None
+        self._kept: dict[str, WorkerProcess] = {}
 
     def __enter__(self) -> Runner:
         return self
@@ -83,10 +85,9 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """End the shared worker; it is idle, so nothing is lost."""
-        if self._shared is not None:
-            self._shared.end(0)
-            self._shared = None
+        """End the kept workers; they are idle, so nothing is lost."""
+        while self._kept:
+            self._kept.popitem()[1].end(0)
 
     def ensure(self, title: str, steps: Sequence[Step]) -> None:
         """Make the missing ones among `steps` in one worker; all must have their inputs in the store.
@@ -186,26 +187,28 @@ class Runner:
         return outcome
 
     def _carry_out(self, steps: Sequence[Step], update: display.Update) -> Outcome:
-        """In the shared worker if these steps allow it, otherwise in a fresh one."""
+        """In a kept worker if these steps allow it, otherwise in a fresh one."""
         spec, log = self._spec(steps), self.store.partial(steps[0]) / "log.txt"
         devices = max(_devices(s) for s in steps)
         if devices > 1:
             return launched(spec, devices, log, update)
-        share = shareable(steps)
-        if self._shared is not None and not self._shared.alive:
-            self.close()
-        worker = (self._shared if share else None) or WorkerProcess(log)
-        self._shared = worker if share else self._shared
-        kept = False
+        share = sharing(steps)
+        worker = self._kept.pop(share, None) if share else None
+        if worker is not None and not worker.alive:
+            worker.end(0)
+            worker = None
+        worker = worker or WorkerProcess(log)
+        sound = False
         try:
             outcome = worker.run(spec, update)
-            if outcome.error is None and not share:
-                worker.close()
-            kept = outcome.error is None
+            sound = outcome.error is None
         finally:
-            if not kept:  # interrupted or failed: what the stage left behind in the process is not built on
+            if not sound:  # interrupted or failed: what the stage left behind in the process is not built on
                 worker.end()
-                self._shared = None if share else self._shared
+            elif share:
+                self._kept[share] = worker
+            else:
+                worker.close()
         return outcome
 
     def _error(self, title: str, first: Step, outcome: Outcome) -> Exception:

@@ -18,7 +18,7 @@ from rich.console import Console
 from pipeline import display
 from pipeline import store as store_module
 from pipeline.__main__ import guarded
-from pipeline.run import Runner, StageError, shareable
+from pipeline.run import Runner, StageError, sharing
 from pipeline.store import Step, Store
 from pipeline.worker_process import parsed
 from safemerge.errors import UserError
@@ -172,31 +172,44 @@ def test_a_worker_that_failed_is_not_used_again(stage: str, runner: Runner) -> N
     assert len(set(pids(runner, [wanted[0], wanted[2]]))) == 2
 
 
-def test_vllm_gets_a_process_of_its_own(stage: str, runner: Runner) -> None:
-    before, after = steps(stage, "one", "two")
-    engine = Step(stage, "engine", {"do": "engine", "backend": "vllm"})
-    for step in (before, engine, after):
+def test_vllm_has_a_kept_worker_of_its_own(stage: str, runner: Runner) -> None:
+    one, two = steps(stage, "one", "two")
+    engines = [Step(stage, name, {"do": name, "backend": "vllm"}) for name in ("engine", "engine again")]
+    for step in (one, engines[0], two, engines[1]):
         runner.ensure(step.name, [step])
-    first, second, third = pids(runner, [before, engine, after])
-    assert first == third != second
-    assert not psutil.pid_exists(int(second)), "gone before the next stage begins"
+    first, second, third, fourth = pids(runner, [one, *engines, two])
+    assert first == fourth != second == third
+    runner.close()
+    assert not any(psutil.pid_exists(int(pid)) for pid in (first, second))
 
 
 @pytest.mark.parametrize(
     ("capability", "settings", "speed", "expected"),
     [
-        (None, {}, {}, True),
-        (None, {"backend": "transformers"}, {"devices": 1}, True),
-        (None, {"backend": "vllm"}, {}, False),
-        (None, {}, {"devices": 2}, False),
-        ((9, 0), {}, {}, False),
+        (None, {}, {}, "torch"),
+        (None, {"backend": "transformers"}, {"devices": 1}, "torch"),
+        (None, {"backend": "vllm"}, {}, "vllm"),
+        (None, {}, {"devices": 2}, None),
+        ((9, 0), {}, {}, None),
+        ((9, 0), {"backend": "vllm"}, {}, None),
     ],
 )
 def test_which_steps_share_a_worker(
-    capability: Any, settings: dict, speed: dict, expected: bool, monkeypatch: pytest.MonkeyPatch
+    capability: Any, settings: dict, speed: dict, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.run.cuda_capability", lambda: capability)
-    assert shareable([Step("judge", "x", settings, {}, speed)]) is expected
+    assert sharing([Step("judge", "x", settings, {}, speed)]) == expected
+
+
+def test_where_a_gpu_must_be_empty_each_stage_has_a_process_that_is_gone_before_the_next(
+    stage: str, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.run.cuda_capability", lambda: (9, 0))
+    one, two = steps(stage, "one", "two")
+    runner.ensure("first", [one])
+    assert not psutil.pid_exists(int(pids(runner, [one])[0]))
+    runner.ensure("second", [two])
+    assert len(set(pids(runner, [one, two]))) == 2
 
 
 def test_the_ranks_of_a_launcher_report_and_finish(stage: str, runner: Runner) -> None:
