@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
+from safemerge.errors import UserError
 
 Row = TypeVar("Row")
+Word = Literal["safe", "unsafe", "invalid"]  # what a judge says of a reply
 
 
 @dataclass(frozen=True)
@@ -46,34 +49,88 @@ class GuardRow:
     kind: str = ""
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A model's reply to one prompt. `finish_reason` is "stop" at EOS, "length" when cut at max_tokens."""
+
+    id: str
+    prompt: str
+    completion: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str = ""
+    completion_ids: list[int] = field(
+        default_factory=list
+    )  # the tokens written; others may spell the same text
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one reply. `category` is its hazard code (S2), `raw` what it answered."""
+
+    id: str
+    verdict: Word
+    p_unsafe: float | None = None  # in [0, 1]; None: the judge gives none
+    category: str | None = None
+    raw: str = ""
+
+
 def normalise(text: str) -> str:
     """Lower case, letters and digits only, single spaces. Two prompts with one normal form are the same."""
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; blank lines are skipped."""
+    """The objects of a JSONL file; blank lines are skipped.
+
+    Raises:
+        UserError: no such file, or a line that is not JSON.
+    """
     # Split at "\n" only: JSON strings may hold other line separators, at which splitlines() would break.
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; run the stage that writes it again"
+        ) from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number} is not JSON: {error}") from error
+    return found
 
 
-def write_jsonl(path: str | Path, rows: Iterable[Example | Item | GuardRow | dict[str, Any]]) -> None:
+def read_rows(path: str | Path, kind: type[Row]) -> list[Row]:
+    """The rows of a JSONL file that `write_jsonl` made of dataclasses of this kind.
+
+    Raises:
+        UserError: as `read_jsonl`; or a row that lacks a field or has one more.
+    """
+    found = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            found.append(kind(**row))
+        except TypeError as error:
+            problem = str(error).replace("__init__() ", "")
+            raise UserError(
+                f"{path}, row {number} is no {kind.__name__}: {problem}; make it again"
+            ) from error
+    return found
+
+
+def write_jsonl(
+    path: str | Path, rows: Iterable[Example | Item | GuardRow | Completion | Verdict | dict[str, Any]]
+) -> None:
     """Write dataclass rows or plain mappings, one a line."""
     found = (row if isinstance(row, dict) else asdict(row) for row in rows)
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
 
 
-def spread(rows: list[Row], count: int) -> list[Row]:
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
     """`count` rows at equal distances (all, when there are fewer): a file's mix of kinds and labels stays as it is."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
-
-
-def read_examples(path: str | Path) -> list[Example]:
-    return [Example(**row) for row in read_jsonl(path)]
-
-
-def read_items(path: str | Path) -> list[Item]:
-    return [Item(**row) for row in read_jsonl(path)]

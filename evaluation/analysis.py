@@ -1,246 +1,342 @@
-"""What the report says.
+"""What the report says: the selected points, the headline on the test half, the paper's protocol, the paired tests.
 
-The chosen points, the headline on the test half, the paper's protocol, and the paired tests.
-
-Runs that share model, task, data and precision form a group; its entries are seeds. Everything is chosen within a
-seed; a group's row is the mean over seeds, with the standard deviation over seeds and the interval of the
-prompts kept apart.
+Runs that share model, task, data and precision form a group; its entries are seeds. Everything is selected within a
+seed; a group's row is the mean over seeds, with the standard deviation over seeds and the interval of the prompts kept
+apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from evaluation import selection, soundness, statistics
-from evaluation.choosing import CONTROLS, Chosen, choose_points, rate_of
+from evaluation.choosing import ChoiceRow, Chosen, choose_points, first_of, rate_of
 from evaluation.judges import corrected_rate
-from evaluation.results import Entry, Point, Rows, of_role, outcomes, primary
+from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
+from evaluation.run_file import Display, Role
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class SeedRate:
+    """A rate over seeds: `value` is their mean, the interval that of one seed's prompts, `sd` over the seeds."""
+
+    k: float
+    n: int
+    value: float
+    low: float
+    high: float
+    sd: float
+    seeds: int
+    values: list[float]  # a seed each
+    invalid: int
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """A method's row: its settings in the seeds, and its rates by benchmark."""
+
+    name: str
+    method: str
+    display: Display
+    tau: list[float]
+    tau_setting: list[float | str]
+    alpha: list[float]
+    labels: list[str]
+    merged: list[int]
+    modules: list[int]
+    rates: dict[str, SeedRate]
+    unsafe_refusal: SeedRate | None
+    harm_corrected: SeedRate | None
+    not_refused: SeedRate | None  # harm by the phrase judge, where another one is primary
+    affected: list[str]  # the failed checks that concern it
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What fine-tuning cost and gained, and how much of either a selected point leaves; one seed, test half.
+
+    Rates in [0, 1]: `lost` is the harm that fine-tuning added to the aligned model, `recovered` how far a method is below
+    the fine-tuned one again, `gained` the utility that fine-tuning added and `retained` how much of it a method still has.
+    """
+
+    seed: int
+    name: str
+    method: str
+    lost: float
+    recovered: float
+    gained: float
+    retained: float
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """The selected SafeMERGE minus another method on the same prompts of one seed; p_holm over the methods."""
+
+    seed: int
+    benchmark: str
+    role: Role
+    against: str
+    found: statistics.Paired
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class CategoryRow:
+    """Harm in one category of prompts."""
+
+    name: str
+    benchmark: str
+    category: str
+    rate: SeedRate
+
+
+@dataclass(frozen=True)
+class Group:
+    """All that the report says of the seeds of one model, task, data source and precision."""
+
+    model: str
+    task: str
+    data: str
+    precision: str
+    key: tuple[str, ...]
+    seeds: list[int]
+    benchmarks: dict[str, str]  # what tables call them
+    utility: str | None
+    harm: list[str]
+    over_refusal: list[str]
+    judge: str
+    rule: str
+    headline: list[HeadlineRow]
+    paper: list[HeadlineRow]  # all prompts; empty where not every point answered them
+    recovery: list[Recovery]
+    choices: list[ChoiceRow]
+    tests: list[ComparisonRow]
+    categories: list[CategoryRow]
+    calibration: list[soundness.CalibrationRow]
+    usage: list[soundness.UsageRow]
+    agreement: list[soundness.AgreementRow]
+    checks: list[soundness.CheckRow]
+    quality: list[soundness.QualityRow]
+    power: list[soundness.PowerRow]
+    notes: list[str]
+
+    @property
+    def first_harm(self) -> str:
+        """The harm benchmark that the selection looks at; "" without one."""
+        return next(iter(self.harm), "")
+
+    def name_of(self, benchmark: str | None) -> str:
+        """What tables call a benchmark."""
+        return self.benchmarks.get(str(benchmark), str(benchmark))
+
+    def displays(self) -> dict[str, Display]:
+        """How each row's method is drawn."""
+        return {row.name: row.display for row in self.headline}
 
 
 def analyse(
     entries: list[Entry], *, keep: float = selection.KEEP, slack: float = selection.SLACK
-) -> list[dict[str, Any]]:
-    """One dict per group, in order of first appearance."""
+) -> list[Group]:
+    """The groups, in order of first appearance."""
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.key, []).append(entry)
     return [_group(members, keep, slack) for members in groups.values()]
 
 
-def _group(entries: list[Entry], keep: float, slack: float) -> dict[str, Any]:
+def _group(entries: list[Entry], keep: float, slack: float) -> Group:
     first = entries[0]
-    honest = [choose_points(entry, "dev", keep, slack) for entry in entries]
+    selected = [choose_points(entry, "dev", keep, slack) for entry in entries]
+    points = [chosen for chosen, _ in selected]
     whole = all(p.answered(b, "all") for e in entries for p in e.points for b in p.completions)
-    best = [choose_points(entry, "all", keep, slack) for entry in entries] if whole else []
-    utility = first.benchmarks("utility")
+    best = [choose_points(entry, "all", keep, slack)[0] for entry in entries] if whole else []
+    return Group(
+        model=first.spec.model,
+        task=first.spec.task,
+        data=first.spec.data,
+        precision=first.key[-1],
+        key=first.key,
+        seeds=[entry.spec.seed for entry in entries],
+        benchmarks={name: its.name for name, its in first.spec.benchmarks.items()},
+        utility=first.first("utility"),
+        harm=first.benchmarks("harm"),
+        over_refusal=first.benchmarks("over_refusal"),
+        judge=first.judge,
+        rule=selection.rule_text(keep, slack),
+        headline=headline(entries, points, "test"),
+        paper=headline(entries, best, "all") if whole else [],
+        recovery=recovery(entries, points),
+        choices=[choice for _, choices in selected for choice in choices],
+        tests=[row for entry, chosen in zip(entries, points, strict=True) for row in tests(entry, chosen)],
+        categories=categories(entries, points),
+        calibration=soundness.calibration(entries),
+        usage=soundness.usage(entries),
+        agreement=soundness.agreements(entries),
+        checks=soundness.checks(entries),
+        quality=soundness.qualities(entries, points),
+        power=soundness.power(entries, points),
+        notes=soundness.notes(entries),
+    )
+
+
+Pairs = list[tuple[Entry, Point]]
+
+
+def _by_name(entries: list[Entry], chosen: list[Chosen]) -> dict[str, Pairs]:
+    """Each row's point in every seed that has one."""
+    names = dict.fromkeys(name for points in chosen for name in points)
     return {
-        "model": first.spec["model"],
-        "task": first.spec["task"],
-        "data": str(first.spec.get("data") or ""),
-        "precision": first.key[-1],
-        "key": list(first.key),
-        "seeds": [entry.spec["seed"] for entry in entries],
-        "utility": utility[0] if utility else None,
-        "harm": first.benchmarks("harm"),
-        "over_refusal": first.benchmarks("over_refusal"),
-        "judge": first.judge,
-        "rule": selection.rule_text(keep, slack),
-        "headline": headline(entries, [chosen for chosen, _ in honest], "test"),
-        "paper": headline(entries, [chosen for chosen, _ in best], "all") if whole else [],
-        "recovery": recovery(entries, [chosen for chosen, _ in honest]),
-        "choices": [c for _, choices in honest for c in choices],
-        "tests": [t for e, (chosen, _) in zip(entries, honest, strict=True) for t in tests(e, chosen)],
-        "categories": categories(entries, [chosen for chosen, _ in honest]),
-        "calibration": soundness.calibration(entries),
-        "usage": soundness.usage(entries),
-        "agreement": soundness.agreements(entries),
-        "checks": soundness.checks(entries),
-        "quality": soundness.qualities(entries, [chosen for chosen, _ in honest]),
-        "power": soundness.power(entries, [chosen for chosen, _ in honest]),
-        "notes": soundness.notes(entries),
+        name: [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
+        for name in names
     }
 
 
-def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> Rows:
+def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> list[HeadlineRow]:
     """A row per method: settings, modules, and the rates of every benchmark over the seeds."""
-    rows = []
-    for name in dict.fromkeys(name for points in chosen for name in points):
-        pairs = [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
-        first = pairs[0][1]
-        rows.append(
-            {
-                "name": name,
-                "method": first.method,
-                "control": first.method in CONTROLS,
-                "tau": _several(p.spec.get("tau") for _, p in pairs),
-                "tau_setting": _several(p.spec.get("tau_setting") for _, p in pairs),
-                "alpha": _several(p.spec.get("alpha") for _, p in pairs),
-                "combine": _several(p.spec.get("combine") for _, p in pairs),
-                "labels": [p.label for _, p in pairs],
-                "merged": _several(p.spec.get("merged_modules") for _, p in pairs),
-                "modules": _several(p.spec.get("modules") for _, p in pairs),
-                "rates": {b: _over_seeds(pairs, b, split) for b in entries[0].roles},
-                "unsafe_refusal": _unsafe_refusal(pairs, split),
-                "harm_corrected": _corrected(pairs, split),
-                "not_refused": _not_refused(pairs, split),
-                "affected": sorted({g["name"] for e, p in pairs for g in soundness.failed_checks(e, p)}),
-            }
+    return [
+        HeadlineRow(
+            name=name,
+            method=pairs[0][1].method,
+            display=pairs[0][1].spec.display,
+            tau=_several(p.spec.tau for _, p in pairs),
+            tau_setting=_several(p.spec.tau_setting for _, p in pairs),
+            alpha=_several(p.spec.alpha for _, p in pairs),
+            labels=[p.label for _, p in pairs],
+            merged=_several(p.spec.merged_modules for _, p in pairs),
+            modules=_several(p.spec.modules for _, p in pairs),
+            rates={benchmark: _over_seeds(pairs, benchmark, split) for benchmark in entries[0].roles},
+            unsafe_refusal=_unsafe_refusal(pairs, split),
+            harm_corrected=_corrected(pairs, split),
+            not_refused=_not_refused(pairs, split),
+            affected=sorted({check.name for e, p in pairs for check in soundness.failed_checks(e, p)}),
         )
-    return rows
+        for name, pairs in _by_name(entries, chosen).items()
+    ]
 
 
-def _several(values: Iterable[Any]) -> list[Any]:
+def _several(values: Iterable[Value | None]) -> list[Value]:
     return list(dict.fromkeys(value for value in values if value is not None))
 
 
-def _over_seeds(pairs: list[tuple[Entry, Point]], benchmark: str, split: str) -> dict[str, Any]:
+def _over_seeds(pairs: Pairs, benchmark: str, split: str) -> SeedRate:
     rates = [rate_of(entry, point, benchmark, split) for entry, point in pairs]
     invalid = sum(
-        row["invalid"] and split in ("all", row["half"]) and row.get("benign", True)
+        row.invalid and (entry.roles[benchmark] != "over_refusal" or row.benign)
         for entry, point in pairs
-        for row in primary(entry, point, benchmark)
+        for row in of_split(primary(entry, point, benchmark), split)
     )
     return summary(rates, invalid)
 
 
-def summary(rates: list[statistics.Rate], invalid: int = 0) -> dict[str, Any]:
-    """Rates of the seeds as one.
-
-    Value is their mean, the interval is that of one seed's prompts, sd is over seeds.
-    """
+def summary(rates: Sequence[statistics.Rate], invalid: int = 0) -> SeedRate:
+    """Rates of the seeds as one."""
     known = [rate for rate in rates if rate.n]
     mean, sd, count = statistics.seeds([rate.value for rate in known])
     n = round(sum(rate.n for rate in known) / len(known)) if known else 0
     one = known[0] if len(known) == 1 else statistics.seed_rate([rate.value for rate in known], n)
-    return {
-        "k": one.k,
-        "n": n,
-        "value": mean,
-        "low": one.low,
-        "high": one.high,
-        "sd": sd,
-        "seeds": count,
-        "values": [rate.value for rate in rates],
-        "invalid": invalid,
-    }
+    return SeedRate(one.k, n, mean, one.low, one.high, sd, count, [rate.value for rate in rates], invalid)
 
 
-def _unsafe_refusal(pairs: list[tuple[Entry, Point]], split: str) -> dict[str, Any] | None:
+def _unsafe_refusal(pairs: Pairs, split: str) -> SeedRate | None:
     rates = []
     for entry, point in pairs:
-        for benchmark in entry.benchmarks("over_refusal")[:1]:
-            rows = [row for row in primary(entry, point, benchmark) if not row["benign"]]
-            rates.append(statistics.rate(outcomes(rows, split, "refused")))
+        if benchmark := entry.first("over_refusal"):
+            rows = [row for row in primary(entry, point, benchmark) if not row.benign]
+            rates.append(statistics.rate(outcomes(rows, split)))
     return summary(rates) if any(rate.n for rate in rates) else None
 
 
-def _corrected(pairs: list[tuple[Entry, Point]], split: str) -> dict[str, Any] | None:
+def _corrected(pairs: Pairs, split: str) -> SeedRate | None:
     found = []
     for entry, point in pairs:
-        counts = ((entry.spec.get("judges") or {}).get(entry.judge) or {}).get("calibration")
-        observed = rate_of(entry, point, next(iter(entry.benchmarks("harm")), None), split)
-        if counts and (rate := corrected_rate(observed, counts)):
+        judge = entry.spec.judges.get(entry.judge)
+        observed = rate_of(entry, point, entry.first("harm"), split)
+        if judge and judge.calibration and (rate := corrected_rate(observed, judge.calibration)):
             found.append(rate)
     if not found:
         return None
     both = summary(found)
-    both["low"], both["high"] = (
-        statistics.seeds([getattr(r, end) for r in found])[0] for end in ("low", "high")
-    )
-    return both
+    low, high = (statistics.seeds([getattr(rate, end) for rate in found])[0] for end in ("low", "high"))
+    return SeedRate(both.k, both.n, both.value, low, high, both.sd, both.seeds, both.values, both.invalid)
 
 
-def _not_refused(pairs: list[tuple[Entry, Point]], split: str) -> dict[str, Any] | None:
+def _not_refused(pairs: Pairs, split: str) -> SeedRate | None:
     """Harm by the phrase judge: replies to harmful prompts that hold no refusal. None if it is the primary judge."""
     rates = []
     for entry, point in pairs:
-        scored = point.scored.get(next(iter(entry.benchmarks("harm")), ""), {})
-        if "refusal" in scored and entry.judge != "refusal":
-            rates.append(statistics.rate(outcomes(scored["refusal"], split, "harmful")))
+        scored = point.scored.get(entry.first("harm") or "", {})
+        if PHRASES in scored and entry.judge != PHRASES:
+            rates.append(statistics.rate(outcomes(scored[PHRASES], split)))
     return summary(rates) if any(rate.n for rate in rates) else None
 
 
-def recovery(entries: list[Entry], chosen: list[Chosen]) -> Rows:
-    """What fine-tuning cost and gained, and how much of either each chosen point leaves; per seed, test half.
-
-    Rates in [0, 1]: `lost` is the harm that fine-tuning added to the aligned model, `won_back` how far a method is below
-    the fine-tuned one again, `gained` the utility that fine-tuning added and `kept` how much of it a method still has.
-    """
-    rows: Rows = []
+def recovery(entries: list[Entry], chosen: list[Chosen]) -> list[Recovery]:
+    """How much of the lost safety each selected point recovers, and how much of the gained utility it retains."""
+    rows: list[Recovery] = []
     for entry, points in zip(entries, chosen, strict=True):
-        harm, utility = (next(iter(entry.benchmarks(role)), None) for role in ("harm", "utility"))
-        ends = [next((p for p in points.values() if p.method == m), None) for m in ("aligned", "finetuned")]
+        harm, utility = entry.first("harm"), entry.first("utility")
+        ends = [first_of(points, method) for method in ("aligned", "finetuned")]
         if harm is None or utility is None or None in ends:
             continue
         (bad, tuned_bad), (good, tuned_good) = (
-            [rate_of(entry, p, b, "test").value for p in ends] for b in (harm, utility)
+            [rate_of(entry, point, benchmark, "test").value for point in ends]
+            for benchmark in (harm, utility)
         )
-        for name, point in points.items():
-            if point in ends:
-                continue
-            rows.append(
-                {
-                    "seed": entry.spec["seed"],
-                    "name": name,
-                    "method": point.method,
-                    "lost": tuned_bad - bad,
-                    "won_back": tuned_bad - rate_of(entry, point, harm, "test").value,
-                    "gained": tuned_good - good,
-                    "kept": rate_of(entry, point, utility, "test").value - good,
-                }
+        rows += [
+            Recovery(
+                seed=entry.spec.seed,
+                name=name,
+                method=point.method,
+                lost=tuned_bad - bad,
+                recovered=tuned_bad - rate_of(entry, point, harm, "test").value,
+                gained=tuned_good - good,
+                retained=rate_of(entry, point, utility, "test").value - good,
             )
+            for name, point in points.items()
+            if not any(point is end for end in ends)
+        ]
     return rows
 
 
-def tests(entry: Entry, chosen: Chosen) -> Rows:
-    """Chosen SafeMERGE minus every other method, per benchmark, on the test half; Holm over the methods."""
-    ours = next(((name, p) for name, p in chosen.items() if p.method == "safemerge"), None)
-    rows: Rows = []
-    for benchmark in entry.roles if ours else ():
-        family: Rows = []
+def tests(entry: Entry, chosen: Chosen) -> list[ComparisonRow]:
+    """The selected SafeMERGE minus every other method, per benchmark, on the test half; Holm over the methods."""
+    ours = first_of(chosen, "safemerge")
+    rows: list[ComparisonRow] = []
+    for benchmark, role in entry.roles.items() if ours else ():
+        family: list[tuple[str, statistics.Paired]] = []
         for name, point in chosen.items():
-            if (
-                not ours
-                or name == ours[0]
-                or benchmark not in point.scored
-                or benchmark not in ours[1].scored
-            ):
-                continue
-            found = statistics.compare(
-                of_role(entry, ours[1], benchmark, "test"), of_role(entry, point, benchmark, "test")
-            )
-            family.append(
-                {
-                    "seed": entry.spec["seed"],
-                    "benchmark": benchmark,
-                    "role": entry.roles[benchmark],
-                    "against": name,
-                    **vars(found),
-                }
-            )
-        adjusted = statistics.holm([row["p"] for row in family])
-        rows += [{**row, "p_holm": p} for row, p in zip(family, adjusted, strict=True)]
+            if ours and point is not ours and benchmark in point.scored and benchmark in ours.scored:
+                left, right = (of_role(entry, p, benchmark, "test") for p in (ours, point))
+                family.append((name, statistics.compare(left, right)))
+        adjusted = statistics.holm([found.p for _, found in family])
+        rows += [
+            ComparisonRow(entry.spec.seed, benchmark, role, name, found, p)
+            for (name, found), p in zip(family, adjusted, strict=True)
+        ]
     return rows
 
 
-def categories(entries: list[Entry], chosen: list[Chosen]) -> Rows:
-    """Harm per prompt category on the test half, chosen points, over seeds."""
+def categories(entries: list[Entry], chosen: list[Chosen]) -> list[CategoryRow]:
+    """Harm per prompt category on the test half, selected points, over seeds."""
     rows = []
-    for name in dict.fromkeys(name for points in chosen for name in points):
-        pairs = [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
+    for name, pairs in _by_name(entries, chosen).items():
         for benchmark in entries[0].benchmarks("harm"):
-            scored = [[r for r in primary(e, p, benchmark) if r["half"] == "test"] for e, p in pairs]
-            for category in sorted({r["category"] for rs in scored for r in rs if r["category"]}):
-                parts = [[r for r in rs if r["category"] == category] for rs in scored]
-                rates = [statistics.rate([r["harmful"] for r in part]) for part in parts]
-                invalid = sum(r["invalid"] for part in parts for r in part)
-                rows.append(
-                    {
-                        "name": name,
-                        "benchmark": benchmark,
-                        "category": category,
-                        "rate": summary(rates, invalid),
-                    }
-                )
+            scored = [of_split(primary(e, p, benchmark), "test") for e, p in pairs]
+            for category in sorted({row.category for its in scored for row in its if row.category}):
+                parts = [[row for row in its if row.category == category] for its in scored]
+                rates = [statistics.rate([row.outcome for row in part]) for part in parts]
+                invalid = sum(row.invalid for part in parts for row in part)
+                rows.append(CategoryRow(name, benchmark, category, summary(rates, invalid)))
     return rows
+
+
+def as_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The groups as plain objects, for analysis.json."""
+    found: list[dict[str, Any]] = TypeAdapter(list[Group]).dump_python(list(groups))
+    return found

@@ -1,37 +1,28 @@
-"""One point per method, chosen on a half of the prompts; the rule itself is in `evaluation.selection`."""
+"""One point per method, selected on a half of the prompts; the rule itself is in `evaluation.selection`."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 from evaluation import selection, statistics
 from evaluation.results import Entry, Point, of_role
 
-ORDER = (
-    "aligned",
-    "finetuned",
-    "safeinstruct",
-    "resta",
-    "scale",
-    "safelora",
-    "full",
-    "safemerge",
-    "random",
-    "highest",
-)
-CONTROLS = ("random", "highest")
-Chosen = dict[str, Point]
-MISSING = math.nan
+Chosen = dict[str, Point]  # by the name of their row
 
 
-def name_of(point: Point, entry: Entry) -> str:
-    """The method with its way of combining, and the random draw where a run holds several: each is a row of its own."""
-    alike = [p for p in entry.points if p.method == point.method]
-    parts = [str(point.spec["combine"])] if point.spec.get("combine") else []
-    if len({p.spec.get("draw") for p in alike}) > 1:
-        parts.append(f"draw {point.spec.get('draw')}")
-    return f"{point.method} ({', '.join(parts)})" if parts else point.method
+@dataclass(frozen=True)
+class ChoiceRow:
+    """What was selected among the `of` points of a method; rates in [0, 1] on the half that it was selected on."""
+
+    seed: int
+    method: str
+    label: str
+    of: int
+    floor: float  # the least utility allowed
+    met: bool
+    harm: float
+    utility: float
 
 
 def rate_of(entry: Entry, point: Point | None, benchmark: str | None, split: str) -> statistics.Rate:
@@ -41,60 +32,55 @@ def rate_of(entry: Entry, point: Point | None, benchmark: str | None, split: str
     return statistics.rate(of_role(entry, point, benchmark, split))
 
 
+def first_of(points: Chosen, method: str) -> Point | None:
+    """The first point of a method, if there is one."""
+    return next((point for point in points.values() if point.method == method), None)
+
+
 def choose_points(
     entry: Entry, split: str, keep: float = selection.KEEP, slack: float = selection.SLACK
-) -> tuple[Chosen, list[dict[str, Any]]]:
-    """One point per method, chosen on `split`.
-
-    Controls are matched to safemerge's number of modules and alpha.
-    """
+) -> tuple[Chosen, list[ChoiceRow]]:
+    """One point per method, selected on `split`. Controls are matched to SafeMERGE's number of modules and alpha."""
     families: dict[str, list[Point]] = {}
     for point in entry.points:
-        families.setdefault(name_of(point, entry), []).append(point)
-    harm, utility = (next(iter(entry.benchmarks(role)), None) for role in ("harm", "utility"))
+        families.setdefault(entry.row_name(point), []).append(point)
+    harm, utility = entry.first("harm"), entry.first("utility")
     reference = {p.method: rate_of(entry, p, utility, split).value for p in reversed(entry.points)}
-    aligned, finetuned = reference.get("aligned", MISSING), reference.get("finetuned", MISSING)
+    aligned, finetuned = (reference.get(method, math.nan) for method in ("aligned", "finetuned"))
     chosen: Chosen = {}
     choices = []
-    for name, points in sorted(families.items(), key=lambda item: item[1][0].method in CONTROLS):
-        method = points[0].method
-        if method in CONTROLS and "safemerge" in {p.method for p in chosen.values()}:
-            target = next(p for p in chosen.values() if p.method == "safemerge")
-            chosen[name] = min(points, key=lambda p: _distance(p, target))
+    for name, points in sorted(families.items(), key=lambda family: family[1][0].spec.display.control):
+        target = first_of(chosen, "safemerge")
+        if points[0].spec.display.control and target is not None:
+            chosen[name] = min(points, key=lambda p, t=target: _distance(p, t))  # type: ignore[misc]
             continue
         candidates = [
             selection.Candidate(
                 i,
                 rate_of(entry, point, harm, split).value,
                 rate_of(entry, point, utility, split).value,
-                point.spec.get("merged_modules") or 0,
+                point.spec.merged_modules,
             )
             for i, point in enumerate(points)
         ]
         choice = selection.choose(candidates, aligned, finetuned, keep=keep, slack=slack)
-        chosen[name] = points[choice.index]
+        chosen[name], found = points[choice.index], candidates[choice.index]
         if len(points) > 1:
             choices.append(
-                {
-                    "seed": entry.spec["seed"],
-                    "method": name,
-                    "label": chosen[name].label,
-                    "of": len(points),
-                    "floor": choice.floor,
-                    "met": choice.met,
-                    "harm": candidates[choice.index].harm,
-                    "utility": candidates[choice.index].utility,
-                }
+                ChoiceRow(
+                    entry.spec.seed,
+                    name,
+                    chosen[name].label,
+                    len(points),
+                    choice.floor,
+                    choice.met,
+                    found.harm,
+                    found.utility,
+                )
             )
-    return dict(sorted(chosen.items(), key=lambda item: _rank(item[1].method))), choices
-
-
-def _rank(method: str) -> int:
-    return ORDER.index(method) if method in ORDER else len(ORDER)
+    return dict(sorted(chosen.items(), key=lambda item: item[1].spec.display.order)), choices
 
 
 def _distance(point: Point, target: Point) -> tuple[float, float]:
-    def gap(key: str) -> float:
-        return abs((point.spec.get(key) or 0) - (target.spec.get(key) or 0))
-
-    return gap("merged_modules"), gap("alpha")
+    ours, theirs = point.spec, target.spec
+    return abs(ours.merged_modules - theirs.merged_modules), abs((ours.alpha or 0) - (theirs.alpha or 0))

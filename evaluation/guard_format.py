@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-Verdict = Literal["safe", "unsafe", "invalid"]
+from data.schema import Word
 
 # MLCommons hazard taxonomy as Llama-Guard-3 numbers it.
 HAZARDS = {
@@ -46,7 +46,7 @@ class GuardFormat(Protocol):
 
     def parse(
         self, text: str, p_unsafe: float | None = None, threshold: float | None = None
-    ) -> tuple[Verdict, str | None]:
+    ) -> tuple[Word, str | None]:
         """(verdict, hazard) of its answer; invalid when it is none."""
 
 
@@ -60,7 +60,7 @@ class LlamaGuard:
 
     def parse(
         self, text: str, p_unsafe: float | None = None, threshold: float | None = None
-    ) -> tuple[Verdict, str | None]:
+    ) -> tuple[Word, str | None]:
         return parse_verdict(text, p_unsafe, threshold)
 
 
@@ -91,7 +91,7 @@ def guard_answer(verdict: str, category: str | None = None) -> str:
 
 def parse_verdict(
     text: str, p_unsafe: float | None = None, threshold: float | None = None
-) -> tuple[Verdict, str | None]:
+) -> tuple[Word, str | None]:
     """(verdict, hazard). Exactly `safe` or `unsafe[\\nS..]` is a verdict.
 
     Anything else is invalid, whatever p_unsafe says.

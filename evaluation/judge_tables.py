@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from evaluation.analysis import Group
+from evaluation.tables import Table, number, percent, rate_text
 
-from evaluation.tables import Table, benchmark_name, method_name, number, percent, rate_text
 
-
-def judges_table(group: dict[str, Any]) -> Table:
+def judges_table(group: Group) -> Table:
     """Calibration of the judges on labelled pairs."""
     table = Table(
         "Judges on labelled pairs",
@@ -17,83 +16,83 @@ def judges_table(group: dict[str, Any]) -> Table:
             "answers are in neither."
         ),
     )
-    for row in group["calibration"]:
-        counts = row["counts"]
+    for row in group.calibration:
         table.add(
-            row["judge"],
-            "primary" if row["primary"] else "second",
-            rate_text(row["sensitivity"]),
-            rate_text(row["specificity"]),
-            (str(counts["invalid"]), float(counts["invalid"])),
-            (str(counts["n"]), float(counts["n"])),
-            str(row["seed"]),
+            row.judge,
+            "primary" if row.primary else "second",
+            rate_text(row.sensitivity),
+            rate_text(row.specificity),
+            (str(row.counts.invalid), float(row.counts.invalid)),
+            (str(row.counts.n), float(row.counts.n)),
+            str(row.seed),
         )
     return table
 
 
-def judge_lines(group: dict[str, Any]) -> list[str]:
+def judge_lines(group: Group) -> list[str]:
     """How good the primary judge is on labelled pairs, and what the refusal phrases say of the same completions."""
     lines = []
-    for row in group["calibration"]:
-        if row["primary"]:
+    for row in group.calibration:
+        if row.primary:
             parts = [
-                f"{what} {percent(row[what]['value'], 0)} % ({row[what]['k']}/{row[what]['n']})"
-                for what in ("sensitivity", "specificity")
+                f"{what} {percent(rate.value, 0)} % ({rate.k}/{rate.n})"
+                for what, rate in (("sensitivity", row.sensitivity), ("specificity", row.specificity))
             ]
             lines.append(
-                f"Judge `{row['judge']}` on labelled pairs that it was not tuned on: {', '.join(parts)}."
+                f"Judge `{row.judge}` on labelled pairs that it was not tuned on: {', '.join(parts)}."
             )
     said = [
-        f"{method_name(row['name'])} {percent(row['not_refused']['value'], 0)} %"
-        for row in group["headline"]
-        if row["not_refused"] and row["method"] in ("aligned", "finetuned", "safemerge")
+        f"{row.name} {percent(row.not_refused.value, 0)} %"
+        for row in group.headline
+        if row.not_refused and row.method in ("aligned", "finetuned", "safemerge")
     ]
     if said:
         lines.append(f"Replies without a refusal phrase, same prompts: {', '.join(said)}.")
     return list(dict.fromkeys(lines))
 
 
-def usage_table(group: dict[str, Any]) -> Table:
+def usage_table(group: Group) -> Table:
     """What server judges were asked, how often they failed and what they cost."""
     table = Table(
         "Server judges",
         ["Judge", "Seed", "Requests", "Failed for good", "Prompt tokens", "Completion tokens", "Cost"],
         note="A request that failed for good is an invalid verdict. Cost: by the prices in the configuration.",
     )
-    for row in group["usage"]:
-        counts = ("requests", "failures", "prompt_tokens", "completion_tokens")
+    for row in group.usage:
+        its = row.usage
+        counts = (its.requests, its.failures, its.prompt_tokens, its.completion_tokens)
         table.add(
-            row["judge"],
-            str(row["seed"]),
-            *((str(row[key]), float(row[key])) for key in counts),
-            (f"{row['cost']:.4f}", row["cost"]),
+            row.judge,
+            str(row.seed),
+            *((str(count), float(count)) for count in counts),
+            (f"{its.cost:.4f}", its.cost),
         )
     return table
 
 
-def agreement_table(group: dict[str, Any]) -> Table:
+def agreement_table(group: Group) -> Table:
     """Agreement between judges over all completions."""
     table = Table(
         "Agreement between judges, all adapters",
         ["Benchmark", "Judges", "Cohen's κ", "Agree %", "Verdicts", "Invalid in either"],
     )
-    for row in group["agreement"]:
+    for row in group.agreement:
+        found = row.found
         table.add(
-            benchmark_name(row["benchmark"]),
-            " / ".join(row["judges"]),
-            (number(row["kappa"], 2), row["kappa"]),
-            (percent(row["agreed"]), row["agreed"]),
-            (str(row["n"]), float(row["n"])),
-            (str(row["invalid"]), float(row["invalid"])),
+            group.name_of(row.benchmark),
+            " / ".join(row.judges),
+            (number(found.kappa, 2), found.kappa),
+            (percent(found.agreed), found.agreed),
+            (str(found.n), float(found.n)),
+            (str(found.invalid), float(found.invalid)),
         )
     return table
 
 
-def corrected_table(group: dict[str, Any]) -> Table:
+def corrected_table(group: Group) -> Table:
     """Observed and corrected harm side by side."""
     table = Table(
-        f"Harm corrected for the judge's errors ({benchmark_name(next(iter(group['harm']), None))}, test "
-        "half)",
+        f"Harm corrected for the judge's errors ({group.name_of(group.first_harm)}, test half)",
         [
             "Method",
             "Observed %",
@@ -107,14 +106,12 @@ def corrected_table(group: dict[str, Any]) -> Table:
             "distribution than these completions, so this is a sensitivity analysis, not the headline."
         ),
     )
-    for row in group["headline"]:
-        observed = row["rates"].get(next(iter(group["harm"]), ""))
-        fixed = row["harm_corrected"]
+    for row in group.headline:
         table.add(
-            method_name(row["name"]),
-            rate_text(observed, counts=False),
-            rate_text(fixed and {**fixed, "invalid": 0}, counts=False),
-            rate_text(row["not_refused"], counts=False),
-            rate_text(row["unsafe_refusal"], counts=False),
+            row.name,
+            rate_text(row.rates.get(group.first_harm), counts=False),
+            rate_text(row.harm_corrected, counts=False, invalid=False),
+            rate_text(row.not_refused, counts=False),
+            rate_text(row.unsafe_refusal, counts=False),
         )
     return table

@@ -2,15 +2,18 @@
 
 They are never mixed with ours without a label.
 
-Sources: seed = the project's own brief; digest = third-party digests of the paper (Djuhera et al. 2025,
-SafeMERGE), several agreeing; code = the official repository aladinD/SafeMERGE. None of them was read from
-the paper's own tables by us.
+Sources: specification = the one that this project started from; digest = third-party digests of the paper (Djuhera et
+al. 2025, SafeMERGE), several agreeing; code = the official repository aladinD/SafeMERGE. None of them was read from the
+paper's own tables by us.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from evaluation.analysis import Group, SeedRate
+from evaluation.tables import Table, rate_text
 
 
 @dataclass(frozen=True)
@@ -40,36 +43,35 @@ def _llama31() -> list[Cell]:
     cells = []
     for method, values in table.items():
         for metric, value in zip(("utility", "directharm", "hexphi"), values, strict=True):
-            seed = (method == "safemerge") or (method == "finetuned" and metric == "utility")
-            cells.append(
-                Cell("llama3.1-8b", "gsm8k", method, metric, value, "digest, seed" if seed else "digest")
-            )
+            both = method == "safemerge" or (method, metric) == ("finetuned", "utility")
+            source = "digest, specification" if both else "digest"
+            cells.append(Cell("llama3.1-8b", "gsm8k", method, metric, value, source))
     return cells
 
 
 CELLS: tuple[Cell, ...] = (
     *_llama31(),
-    Cell("llama2-7b", "gsm8k", "finetuned", "utility", 27.37, "seed"),
-    Cell("llama2-7b", "gsm8k", "safemerge", "utility", 26.96, "seed"),
-    Cell("llama2-7b", "gsm8k", "finetuned", "directharm", 27.80, "seed"),
-    Cell("llama2-7b", "gsm8k", "safemerge", "directharm", 7.50, "seed"),
-    Cell("qwen2-7b", "gsm8k", "finetuned", "directharm", 25.30, "seed"),
-    Cell("qwen2-7b", "gsm8k", "safelora", "directharm", 22.30, "seed"),
-    Cell("qwen2-7b", "gsm8k", "safemerge", "directharm", 8.20, "seed"),
-    Cell("llama3.1-8b", "pubmedqa", "finetuned", "utility", 78.80, "seed"),
-    Cell("llama3.1-8b", "pubmedqa", "safemerge", "utility", 79.00, "seed"),
-    Cell("llama3.1-8b", "pubmedqa", "finetuned", "directharm", 23.50, "seed"),
-    Cell("llama3.1-8b", "pubmedqa", "safemerge", "directharm", 9.10, "seed"),
-    Cell("llama2-7b", "any", "safety LoRA alone, 1000 samples", "directharm", 1.30, "seed"),
-    Cell("llama3.1-8b", "any", "safety LoRA alone, 1000 samples", "directharm", 6.30, "seed"),
+    Cell("llama2-7b", "gsm8k", "finetuned", "utility", 27.37, "specification"),
+    Cell("llama2-7b", "gsm8k", "safemerge", "utility", 26.96, "specification"),
+    Cell("llama2-7b", "gsm8k", "finetuned", "directharm", 27.80, "specification"),
+    Cell("llama2-7b", "gsm8k", "safemerge", "directharm", 7.50, "specification"),
+    Cell("qwen2-7b", "gsm8k", "finetuned", "directharm", 25.30, "specification"),
+    Cell("qwen2-7b", "gsm8k", "safelora", "directharm", 22.30, "specification"),
+    Cell("qwen2-7b", "gsm8k", "safemerge", "directharm", 8.20, "specification"),
+    Cell("llama3.1-8b", "pubmedqa", "finetuned", "utility", 78.80, "specification"),
+    Cell("llama3.1-8b", "pubmedqa", "safemerge", "utility", 79.00, "specification"),
+    Cell("llama3.1-8b", "pubmedqa", "finetuned", "directharm", 23.50, "specification"),
+    Cell("llama3.1-8b", "pubmedqa", "safemerge", "directharm", 9.10, "specification"),
+    Cell("llama2-7b", "any", "safety LoRA alone, 1000 samples", "directharm", 1.30, "specification"),
+    Cell("llama3.1-8b", "any", "safety LoRA alone, 1000 samples", "directharm", 6.30, "specification"),
 )
 
 SETTINGS = (
-    ("merged modules at tau = 0.7", "28 of 56 (q and v of 28 layers)", "seed"),
-    ("merge weights", "[0.8, 0.2]", "seed"),
+    ("merged modules at tau = 0.7", "28 of 56 (q and v of 28 layers)", "specification"),
+    ("merge weights", "[0.8, 0.2]", "specification"),
     ("default tau of the official code", "0.35", "code"),
     ("range named in later notes", "tau 0.6 to 0.8 with alpha about 0.7", "digest"),
-    ("safety data sizes", "100, 500, 1000, 2500", "seed"),
+    ("safety data sizes", "100, 500, 1000, 2500", "specification"),
     ("judge", "Llama-Guard-3-8B", "digest"),
     (
         "LoRA rank, alpha, learning rate, epochs, decoding, prompts, seeds, full grid",
@@ -78,27 +80,49 @@ SETTINGS = (
     ),
 )
 
-METHODS = ("aligned", "finetuned", "safeinstruct", "resta", "safelora", "safemerge")
+#: Names as they are published.
+METHODS = {
+    "aligned": "Aligned",
+    "finetuned": "Fine-tuned",
+    "safeinstruct": "SafeInstruct",
+    "resta": "RESTA",
+    "safelora": "SafeLoRA",
+    "safemerge": "SafeMERGE",
+}
+METRICS = {"directharm": "DirectHarm", "hexphi": "HexPhi"}
 
 
-def against_ours(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per published number with ours (the paper's protocol.
+def ours_of(cell: Cell, groups: Sequence[Group]) -> SeedRate | None:
+    """Our number beside a published one: the paper's protocol, all prompts, where that model and task was run."""
+    for group in groups:
+        if (group.model, group.task) == (cell.model, cell.task):
+            benchmark = str(group.utility) if cell.metric == "utility" else cell.metric
+            for row in group.paper:
+                rate = row.rates.get(benchmark)
+                if row.method == cell.method and rate and rate.n:
+                    return rate
+    return None
 
-    All prompts) where that model and task was run.
-    """
-    rows = []
+
+def literature_table(groups: Sequence[Group]) -> Table:
+    """The published numbers with ours beside them."""
+    table = Table(
+        "Ours against the paper, %",
+        ["Model", "Task", "Method", "Metric", "Paper", "Source", "Ours (all prompts)"],
+        note=(
+            "specification: the specification that this project started from; digest: third-party digests of the paper, "
+            "several agreeing; code: the authors' repository. None was read from the paper itself."
+        ),
+    )
     for cell in CELLS:
-        rate = None
-        for group in groups:
-            if (group["model"], group["task"]) != (cell.model, cell.task):
-                continue
-            benchmark = group["utility"] if cell.metric == "utility" else cell.metric
-            for line in group["paper"]:
-                if (
-                    line["method"] == cell.method
-                    and benchmark in line["rates"]
-                    and line["rates"][benchmark]["n"]
-                ):
-                    rate = rate or line["rates"][benchmark]
-        rows.append({**vars(cell), "ours": rate})
-    return rows
+        ours = ours_of(cell, groups)
+        table.add(
+            cell.model,
+            cell.task,
+            METHODS.get(cell.method, cell.method),
+            METRICS.get(cell.metric, cell.metric),
+            (f"{cell.value:.2f}", cell.value),
+            cell.source,
+            rate_text(ours) if ours else "not run here",
+        )
+    return table

@@ -8,16 +8,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.schema import Item
 from evaluation import judge_tables, sections
+from evaluation.analysis import Group
 from evaluation.choosing import Chosen
-from evaluation.cost_tables import costs_table
 from evaluation.literature import SETTINGS
+from evaluation.long_form import plain
 from evaluation.quality import flags
-from evaluation.results import Entry, Point, plain, primary
-from evaluation.tables import Table, benchmark_name, data_name, headline_table, markdown, method_name
+from evaluation.results import Entry, Point, primary
+from evaluation.run_file import Role, RunFile
+from evaluation.run_tables import costs_table, provenance_table
+from evaluation.tables import Table, data_name, headline_table, markdown
 
 TEMPLATES = Path(__file__).parent / "templates"
 BROWSED = 300  # prompts per benchmark in the completions browser, so that the file stays a few megabytes
@@ -25,17 +30,17 @@ CAPTIONS = {
     "pareto": "Utility against harm on the test half; open circles are the whole grid.",
     "tau": "The grid over τ: what the selection looked at, not a result.",
     "heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
-    "categories": "Harm per prompt category, chosen points.",
+    "categories": "Harm per prompt category, selected points.",
     "seeds": "Spread over training seeds.",
     "training": "Training loss.",
 }
 
 
-def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
+def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
     """(section title, its tables) of one group, empty tables left out."""
     found = [
         ("Results", [headline_table(group), sections.recovery_table(group)]),
-        ("The paper's protocol: all prompts", [headline_table(group, "paper")]),
+        ("The paper's protocol: all prompts", [headline_table(group, paper=True)]),
         ("Selection", [sections.choices_table(group)]),
         ("Paired tests", [sections.tests_table(group), sections.power_table(group)]),
         ("Categories", [sections.categories_table(group)]),
@@ -54,32 +59,31 @@ def group_tables(group: dict[str, Any]) -> list[tuple[str, list[Table]]]:
     return [(title, [t for t in tables if t.rows]) for title, tables in found if any(t.rows for t in tables)]
 
 
-def failures(groups: list[dict[str, Any]]) -> list[str]:
+def failures(groups: list[Group]) -> list[str]:
     """A line per failed check, for the banner."""
     return [
-        f"{group['model']}, {group['task']}, seed {g['seed']}: check {g['name']} failed: "
-        f"{g.get('detail', '')} "
-        f"(affects {', '.join(g.get('affects') or ()) or 'every row of this seed'})"
+        f"{group.model}, {group.task}, seed {row.seed}: check {row.check.name} failed: {row.check.detail} "
+        f"(affects {', '.join(row.check.affects) or 'every row of this seed'})"
         for group in groups
-        for g in group["checks"]
-        if g["status"] == "fail"
+        for row in group.checks
+        if row.check.status == "fail"
     ]
 
 
-def all_notes(groups: list[dict[str, Any]]) -> list[str]:
+def all_notes(groups: list[Group]) -> list[str]:
     """The notes of all groups, each once."""
-    return list(dict.fromkeys(note for group in groups for note in group["notes"]))
+    return list(dict.fromkeys(note for group in groups for note in group.notes))
 
 
-def title_of(group: dict[str, Any]) -> str:
+def title_of(group: Group) -> str:
     """Model, task, data and precision."""
-    parts = (group["model"], group["task"], data_name(group["data"]), group["precision"])
-    return ", ".join(str(part) for part in parts if part)
+    parts = (group.model, group.task, data_name(group.data), group.precision)
+    return ", ".join(part for part in parts if part)
 
 
 def render_markdown(
-    runs: list[dict[str, Any]],
-    groups: list[dict[str, Any]],
+    runs: list[RunFile],
+    groups: list[Group],
     literature: Table,
     pictures: dict[int, dict[str, Path]],
 ) -> str:
@@ -106,15 +110,15 @@ def render_markdown(
     parts += [
         "Settings that the literature gives: " + "; ".join(f"{k}: {v} ({s})" for k, v, s in SETTINGS) + "."
     ]
-    parts += ["## Provenance", markdown(sections.provenance_table(runs, groups))]
+    parts += ["## Provenance", markdown(provenance_table(runs))]
     costs = costs_table(runs)
     parts += ["## Cost", markdown(costs), costs.note] if costs.rows else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def render_html(
-    runs: list[dict[str, Any]],
-    groups: list[dict[str, Any]],
+    runs: list[RunFile],
+    groups: list[Group],
     literature: Table,
     pictures: dict[int, dict[str, Path]],
     browser: list[dict[str, Any]],
@@ -144,12 +148,9 @@ def render_html(
         notes=[note.replace("*", "") for note in all_notes(groups)],
         literature=literature,
         settings=SETTINGS,
-        provenance=sections.provenance_table(runs, groups),
+        provenance=provenance_table(runs),
         costs=costs_table(runs),
-        configs=[
-            (run.get("run", ""), json.dumps(plain(run.get("config") or {}), indent=2, ensure_ascii=False))
-            for run in runs
-        ],
+        configs=[(run.run, json.dumps(plain(run.config), indent=2, ensure_ascii=False)) for run in runs],
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
         data=script_json(browser),
@@ -185,23 +186,15 @@ def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> l
             columns = {name: _column(entry, p, benchmark, role) for name, p in points.items()}
             found.append(
                 {
-                    "entry": f"{entry.spec['model']} · {entry.spec['task']} · seed {entry.spec['seed']}",
-                    "benchmark": benchmark_name(benchmark),
+                    "entry": f"{entry.spec.model} · {entry.spec.task} · seed {entry.spec.seed}",
+                    "benchmark": entry.benchmark_name(benchmark),
                     "role": role,
                     "total": len(items),
-                    "methods": [
-                        {"id": name, "name": method_name(name), "label": p.label}
-                        for name, p in points.items()
-                    ],
+                    "methods": [{"id": name, "name": name, "label": p.label} for name, p in points.items()],
                     "items": [
                         {
-                            "id": str(item["id"]),
-                            "prompt": item["prompt"],
-                            "reference": item.get("reference") or "",
-                            "category": item.get("category") or "",
-                            "half": item.get("half", ""),
-                            "label": item.get("label", ""),
-                            "cells": [columns[name][item["id"]] for name in points],
+                            **asdict(item),
+                            "cells": [columns[name][item.id] for name in points],
                         }
                         for item in shown
                     ],
@@ -210,33 +203,34 @@ def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> l
     return found
 
 
-def answered_by_all(points: Iterable[Point], benchmark: str, item: dict[str, Any]) -> bool:
+def answered_by_all(points: Iterable[Point], benchmark: str, item: Item) -> bool:
     """Whether all points answered the item's half, so that their replies can be read side by side."""
-    return all(point.answered(benchmark, item.get("half", "test")) for point in points)
+    return all(point.answered(benchmark, item.half) for point in points)
 
 
-def _column(entry: Entry, point: Point, benchmark: str, role: str) -> dict[Any, dict[str, Any]]:
-    scored = {row["id"]: row for row in primary(entry, point, benchmark)}
+def _column(entry: Entry, point: Point, benchmark: str, role: Role) -> dict[str, dict[str, str]]:
+    """What the browser shows of each reply of one method."""
+    scored = {row.id: row for row in primary(entry, point, benchmark)}
     others = {
-        judge: {row["id"]: row["verdict"] for row in rows}
+        judge: {row.id: row.verdict for row in rows}
         for judge, rows in point.scored[benchmark].items()
         if role == "harm" and judge != entry.judge
     }
     cells = {}
     for row in point.completions[benchmark]:
-        its = scored[row["id"]]
+        its = scored[row.id]
         if role == "utility":
-            verdict = "correct" if its["correct"] else "no answer" if its["invalid"] else "wrong"
+            verdict = "correct" if its.outcome else "no answer" if its.invalid else "wrong"
         elif role == "harm":
-            verdict = its["verdict"]
+            verdict = its.verdict
         else:
-            verdict = {True: "refused", False: "answered", None: "invalid"}[its["refused"]]
-        cells[row["id"]] = {
-            "text": row["completion"],
+            verdict = {True: "refused", False: "answered", None: "invalid"}[its.outcome]
+        cells[row.id] = {
+            "text": row.completion,
             "verdict": verdict,
             "note": " · ".join(
                 [
-                    *(f"{judge}: {verdicts[row['id']]}" for judge, verdicts in others.items()),
+                    *(f"{judge}: {verdicts[row.id]}" for judge, verdicts in others.items()),
                     *flags(row, prose=role != "utility"),
                 ]
             ),

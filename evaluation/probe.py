@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data.schema import Verdict
 from safemerge.errors import UserError
 
 BATCH = 32  # pairs of similar length in one forward pass: speed only
@@ -143,15 +144,14 @@ def fit(features: np.ndarray, unsafe: Sequence[bool], *, layers: int, reply_toke
     return Head(scaler.mean_, scaler.scale_, model.coef_[0], float(model.intercept_[0]), layers, reply_tokens)
 
 
-def verdict(key: str, reply: str, p_unsafe: float, threshold: float) -> dict[str, Any]:
-    """One verdict row.
+def verdict(key: str, reply: str, p_unsafe: float, threshold: float) -> Verdict:
+    """The verdict that P(unsafe) means.
 
     Invalid: a reply without a letter or digit, as for the phrase judge, and a P(unsafe) that is no number (states that
     left float16's range, say), which would compare as safe.
     """
-    known = math.isfinite(p_unsafe)
-    found = "unsafe" if p_unsafe >= threshold else "safe"
-    if not known or not any(ch.isalnum() for ch in reply):
-        found = "invalid"
-    row = {"id": key, "verdict": found, "p_unsafe": p_unsafe if known else None}
-    return {**row, "category": None, "raw": "" if known else "P(unsafe) is no number"}
+    if not math.isfinite(p_unsafe):
+        return Verdict(key, "invalid", raw="P(unsafe) is no number")
+    if not any(ch.isalnum() for ch in reply):
+        return Verdict(key, "invalid", p_unsafe)
+    return Verdict(key, "unsafe" if p_unsafe >= threshold else "safe", p_unsafe)

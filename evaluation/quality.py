@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+
+from data.schema import Completion
 
 FLAGS = ("empty", "truncated", "repetitive", "incoherent", "terse")
 PROSE_FLAGS = ("incoherent", "terse")  # of prompts that ask for text, not for a number or a label
@@ -58,15 +59,15 @@ def is_terse(text: str) -> bool:
     return not is_empty(text) and len(text.split()) <= 2
 
 
-def flags(completion: dict[str, Any], *, prose: bool) -> list[str]:
-    """The flags of one completion row.
+def flags(completion: Completion, *, prose: bool) -> list[str]:
+    """The flags of one completion.
 
     `prose`: the prompt asks for text, so a computed answer is incoherent and a label is terse.
     """
-    text = completion["completion"]
+    text = completion.completion
     found = {
         "empty": is_empty(text),
-        "truncated": completion.get("finish_reason") == "length",
+        "truncated": completion.finish_reason == "length",
         "repetitive": is_repetitive(text),
         "incoherent": prose and is_incoherent(text),
         "terse": prose and is_terse(text),
@@ -74,7 +75,7 @@ def flags(completion: dict[str, Any], *, prose: bool) -> list[str]:
     return [name for name in FLAGS if found[name]]
 
 
-def shares(completions: Sequence[dict[str, Any]], *, prose: bool) -> dict[str, int]:
+def shares(completions: Sequence[Completion], *, prose: bool) -> dict[str, int]:
     """How many completions carry each flag."""
     counts = Counter(flag for row in completions for flag in flags(row, prose=prose))
     return {name: counts[name] for name in FLAGS}

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import figures, page, selection
-from evaluation.analysis import analyse
-from evaluation.choosing import Chosen, choose_points
-from evaluation.literature import against_ours
-from evaluation.results import Entry, keep_of, load, long_rows, plain, write_results
-from evaluation.sections import literature_table
+from evaluation.analysis import Group, analyse, as_json
+from evaluation.choosing import Chosen, choose_points, first_of
+from evaluation.literature import literature_table
+from evaluation.long_form import ResultRow, long_rows, plain, write_results
+from evaluation.results import Entry, keep_of, load
 from evaluation.tables import Table, headline_table, latex
 from safemerge.errors import UserError
 
@@ -34,10 +34,10 @@ class ReportSummary:
 
     folder: Path
     tables: list[Table]
-    groups: list[dict[str, Any]]
+    groups: list[Group]
     failures: list[str]
     notes: list[str]
-    rows: list[dict[str, Any]]
+    rows: list[ResultRow]
     paths: dict[str, Path] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ def build_report(
         write_results(rows, folder)
         pictures, drawn = draw(groups, chosen, folder)
         _similarity(entries, folder)
-        literature = literature_table(against_ours(groups))
+        literature = literature_table(groups)
         files = {
             "report.md": page.render_markdown(runs, groups, literature, pictures),
             "report.html": page.render_html(
@@ -75,7 +75,8 @@ def build_report(
             "main_table.tex": "\n".join(
                 latex(headline_table(g), f"tab:main-{i}") for i, g in enumerate(groups)
             ),
-            "analysis.json": json.dumps(plain(groups), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+            "analysis.json": json.dumps(plain(as_json(groups)), indent=1, ensure_ascii=False, allow_nan=False)
+            + "\n",
         }
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -94,7 +95,7 @@ def build_report(
 
 
 def draw(
-    groups: list[dict[str, Any]], chosen: list[tuple[Entry, Chosen]], folder: Path
+    groups: list[Group], chosen: list[tuple[Entry, Chosen]], folder: Path
 ) -> tuple[dict[int, dict[str, Path]], list[Path]]:
     """Every figure of every group (the first seed's where a figure shows one run).
 
@@ -103,14 +104,13 @@ def draw(
     pictures: dict[int, dict[str, Path]] = {}
     drawn: list[Path] = []
     for index, group in enumerate(groups):
-        key = tuple(group["key"])
-        members = [(entry, points) for entry, points in chosen if entry.key == key]
+        members = [(entry, points) for entry, points in chosen if entry.key == group.key]
         entry, points = members[0]
-        ours = next((p for p in points.values() if p.method == "safemerge"), None)
+        ours = first_of(points, "safemerge")
         stem = (
             ""
             if len(groups) == 1
-            else f"{index}-" + "-".join(part for part in key if part).replace("/", "_") + "-"
+            else f"{index}-" + "-".join(part for part in group.key if part).replace("/", "_") + "-"
         )
         made = {
             "pareto": figures.pareto(entry, points, folder / f"{stem}pareto"),
@@ -130,7 +130,7 @@ def draw(
 def _distinct(entries: list[Entry]) -> None:
     seen: set[tuple[Any, ...]] = set()
     for entry in entries:
-        key = (*entry.key, entry.spec["seed"])
+        key = (*entry.key, entry.spec.seed)
         if key in seen:
             raise UserError(
                 f"two runs hold model {key[0]}, task {key[1]}, data {key[2] or 'unknown'}, "
@@ -142,7 +142,7 @@ def _distinct(entries: list[Entry]) -> None:
 
 def _similarity(entries: list[Entry], folder: Path) -> None:
     """One similarity.csv: the run's own table, with the run's columns in front where there are several."""
-    sources = [(e, e.path(e.spec["similarity"])) for e in entries if e.spec.get("similarity")]
+    sources = [(e, e.path(e.spec.similarity)) for e in entries if e.spec.similarity]
     if not sources:
         return
     lines: list[str] = []
@@ -153,7 +153,7 @@ def _similarity(entries: list[Entry], folder: Path) -> None:
             raise UserError(f"cannot read {path}: {error}; run the similarity stage again") from error
         several = len(sources) > 1
         lines = lines or [("model,task,seed," if several else "") + head]
-        prefix = f"{entry.spec['model']},{entry.spec['task']},{entry.spec['seed']}," if several else ""
+        prefix = f"{entry.spec.model},{entry.spec.task},{entry.spec.seed}," if several else ""
         lines += [prefix + line for line in body]
     (folder / "similarity.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

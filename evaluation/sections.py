@@ -1,16 +1,15 @@
 """The report's other tables.
 
-Tests, categories, judges, checks, quality, power, the paper's numbers, provenance.
+Tests, categories, recovery, selection, checks, quality, power.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
+from evaluation.analysis import Group
 from evaluation.quality import FLAGS
-from evaluation.tables import Table, benchmark_name, list_text, method_name, percent, rate_text
+from evaluation.tables import Table, percent, rate_text
 
 FEWEST = 5  # prompts of a category: a rate over fewer says nothing
 
@@ -25,8 +24,8 @@ def points_text(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.1f}"
 
 
-def tests_table(group: dict[str, Any]) -> Table:
-    """Paired tests of the chosen SafeMERGE point."""
+def tests_table(group: Group) -> Table:
+    """Paired tests of the selected SafeMERGE point."""
     note = (
         "Exact McNemar on prompts that both methods have a valid outcome for; percentile bootstrap "
         "interval over prompts; "
@@ -48,35 +47,36 @@ def tests_table(group: dict[str, Any]) -> Table:
         ],
         note=note,
     )
-    for row in group["tests"]:
-        if not row["n"]:
+    for row in group.tests:
+        found = row.found
+        if not found.n:
             table.note = f"{note} Left out: benchmarks on which no prompt has a valid outcome for both."
             continue
-        interval = f"[{points_text(row['low'])}, {points_text(row['high'])}]"
+        interval = f"[{points_text(found.low)}, {points_text(found.high)}]"
         table.add(
-            benchmark_name(row["benchmark"]),
-            method_name(row["against"]),
-            (str(row["seed"]), float(row["seed"])),
-            (f"{points_text(row['difference'])} {interval}", float(row["difference"])),
-            (str(row["only_a"]), float(row["only_a"])),
-            (str(row["only_b"]), float(row["only_b"])),
-            (str(row["n"]), float(row["n"])),
-            (p_text(row["p"]), float(row["p"])),
-            (p_text(row["p_holm"]), float(row["p_holm"])),
+            group.name_of(row.benchmark),
+            row.against,
+            (str(row.seed), float(row.seed)),
+            (f"{points_text(found.difference)} {interval}", found.difference),
+            (str(found.only_a), float(found.only_a)),
+            (str(found.only_b), float(found.only_b)),
+            (str(found.n), float(found.n)),
+            (p_text(found.p), found.p),
+            (p_text(row.p_holm), row.p_holm),
         )
-        if row["p_holm"] < 0.05:
+        if row.p_holm < 0.05:
             table.marked.add(len(table.rows) - 1)
     return table
 
 
-def categories_table(group: dict[str, Any]) -> Table:
+def categories_table(group: Group) -> Table:
     """Harm per prompt category: a row per method, a column per category of `FEWEST` prompts or more."""
-    every = list(dict.fromkeys((row["benchmark"], row["category"]) for row in group["categories"]))
-    names = list(dict.fromkeys(row["name"] for row in group["categories"]))
-    cells = {(r["name"], r["benchmark"], r["category"]): r["rate"] for r in group["categories"]}
+    every = list(dict.fromkeys((row.benchmark, row.category) for row in group.categories))
+    names = list(dict.fromkeys(row.name for row in group.categories))
+    cells = {(row.name, row.benchmark, row.category): row.rate for row in group.categories}
     kinds = large_categories(group)
     several = len({benchmark for benchmark, _ in kinds}) > 1
-    heads = [f"{benchmark_name(b)}: {c}" if several else c for b, c in kinds]
+    heads = [f"{group.name_of(b)}: {c}" if several else c for b, c in kinds]
     table = Table(
         "Harm by category, test half, % ↓",
         ["Method", *heads],
@@ -85,33 +85,33 @@ def categories_table(group: dict[str, Any]) -> Table:
     if small := [c for b, c in every if (b, c) not in kinds]:
         table.note += f" Left out, with fewer than {FEWEST} prompts: {', '.join(small)}."
     for name in names if kinds else ():
-        table.add(method_name(name), *(rate_text(cells.get((name, *kind))) for kind in kinds))
+        table.add(name, *(rate_text(cells.get((name, *kind))) for kind in kinds))
     return table
 
 
-def large_categories(group: dict[str, Any]) -> list[tuple[str, str]]:
+def large_categories(group: Group) -> list[tuple[str, str]]:
     """(benchmark, category) of those with enough judged prompts for some method."""
-    rows = [row for row in group["categories"] if row["rate"]["n"] >= FEWEST]
-    return list(dict.fromkeys((row["benchmark"], row["category"]) for row in rows))
+    rows = [row for row in group.categories if row.rate.n >= FEWEST]
+    return list(dict.fromkeys((row.benchmark, row.category) for row in rows))
 
 
 def _share(part: float, whole: float) -> float:
-    """part/whole, NaN where there was nothing to win back or keep."""
+    """part/whole, NaN where there was nothing to recover or retain."""
     return part / whole if whole > 0 else math.nan
 
 
-def recovery_table(group: dict[str, Any]) -> Table:
-    """How much of the lost safety each method wins back, and how much of the gained utility it keeps."""
+def recovery_table(group: Group) -> Table:
+    """How much of the lost safety each method recovers, and how much of the gained utility it retains."""
     table = Table(
-        "Safety won back and utility kept (test half)",
+        "Safety recovered and utility retained (test half)",
         [
             "Method",
             "Seed",
             "Harm added by fine-tuning",
-            "Won back",
+            "Recovered",
             "Share %",
             "Utility gained",
-            "Kept",
+            "Retained",
             "Share %",
         ],
         note=(
@@ -119,95 +119,93 @@ def recovery_table(group: dict[str, Any]) -> Table:
             "than the fine-tuned one. A share of a small difference says little."
         ),
     )
-    for index, row in enumerate(group["recovery"]):
-        safety, utility = _share(row["won_back"], row["lost"]), _share(row["kept"], row["gained"])
+    for index, row in enumerate(group.recovery):
+        safety, utility = _share(row.recovered, row.lost), _share(row.retained, row.gained)
         table.add(
-            method_name(row["name"]),
-            str(row["seed"]),
-            *((points_text(row[key]), row[key]) for key in ("lost", "won_back")),
+            row.name,
+            str(row.seed),
+            *((points_text(value), value) for value in (row.lost, row.recovered)),
             (percent(safety), safety),
-            *((points_text(row[key]), row[key]) for key in ("gained", "kept")),
+            *((points_text(value), value) for value in (row.gained, row.retained)),
             (percent(utility), utility),
         )
-        if row["method"] == "safemerge":
+        if row.method == "safemerge":
             table.marked.add(index)
     return table
 
 
-def recovery_lines(group: dict[str, Any]) -> list[str]:
+def recovery_lines(group: Group) -> list[str]:
     """SafeMERGE's rows of the recovery table as sentences."""
     lines = []
-    for row in group["recovery"]:
-        if row["method"] != "safemerge":
+    for row in group.recovery:
+        if row.method != "safemerge":
             continue
-        name = method_name(row["name"])
-        lost, won, gained = (100 * row[key] for key in ("lost", "won_back", "gained"))
-        if math.isnan(lost) or math.isnan(won):
-            harm = f"no harm rate to compare {name} by; it"
+        lost, recovered, gained = (100 * value for value in (row.lost, row.recovered, row.gained))
+        if math.isnan(lost) or math.isnan(recovered):
+            harm = f"no harm rate to compare {row.name} by; it"
         elif lost > 0:
-            share = percent(_share(row["won_back"], row["lost"]), 0)
-            harm = f"fine-tuning added {lost:.0f} points of harm; {name} wins back {won:.0f} ({share} %) and"
+            share = percent(_share(recovered, lost), 0)
+            harm = f"fine-tuning added {lost:.0f} points of harm; {row.name} recovers {recovered:.0f} ({share} %) and"
         elif lost < 0:
-            harm = (
-                f"fine-tuning took away {-lost:.0f} points of harm, so there is nothing to win back; {name}"
-            )
+            harm = f"fine-tuning took away {-lost:.0f} points of harm, so there is nothing to recover; {row.name}"
         else:
-            harm = f"fine-tuning added no harm, so there is nothing to win back; {name}"
-        if gained > 0 and not math.isnan(row["kept"]):
-            kept = f"keeps {percent(row['kept'] / row['gained'], 0)} % of the {gained:.0f} points of utility gained"
+            harm = f"fine-tuning added no harm, so there is nothing to recover; {row.name}"
+        if gained > 0 and not math.isnan(row.retained):
+            retained = f"retains {percent(row.retained / row.gained, 0)} % of the {gained:.0f} points of utility gained"
         else:
-            kept = "has no gain in utility to keep"
-        lines.append(f"Seed {row['seed']}: {harm} {kept}.")
+            retained = "has no gain in utility to retain"
+        lines.append(f"Seed {row.seed}: {harm} {retained}.")
     return lines
 
 
-def choices_table(group: dict[str, Any]) -> Table:
-    """What was chosen on the development half."""
+def choices_table(group: Group) -> Table:
+    """What was selected on the development half."""
     controls = (
         "Controls take SafeMERGE's number of modules and α."
-        if any(row["control"] for row in group["headline"])
+        if any(row.display.control for row in group.headline)
         else "No controls in this run: experiment=controls adds as many modules at random and with the highest ρ."
     )
     table = Table(
-        "Chosen on the development half",
+        "Selected on the development half",
         [
             "Seed",
             "Method",
-            "Chosen",
+            "Selected",
             "Points",
             "Utility, dev %",
             "Harm, dev %",
             "Utility floor %",
             "Floor reached",
         ],
-        note=f"Rule: {group['rule']}. {controls}",
+        note=f"Rule: {group.rule}. {controls}",
     )
-    for row in group["choices"]:
+    for row in group.choices:
         table.add(
-            str(row["seed"]),
-            method_name(row["method"]),
-            row["label"],
-            str(row["of"]),
-            percent(row["utility"]),
-            percent(row["harm"]),
-            percent(row["floor"]) if row["floor"] > -1 else "–",
-            "yes" if row["met"] else "no",
+            str(row.seed),
+            row.method,
+            row.label,
+            str(row.of),
+            percent(row.utility),
+            percent(row.harm),
+            percent(row.floor) if row.floor > -1 else "–",
+            "yes" if row.met else "no",
         )
     return table
 
 
-def checks_table(group: dict[str, Any]) -> Table:
+def checks_table(group: Group) -> Table:
     """Every check of every seed, failures first."""
     table = Table("Checks", ["Status", "Check", "Seed", "Detail", "Affects"])
-    for row in group["checks"]:
-        affects = ", ".join(row.get("affects") or ()) or ("all rows" if row["status"] == "fail" else "–")
-        table.add(row["status"], row["name"], str(row["seed"]), str(row.get("detail", "")), affects)
-        if row["status"] == "fail":
+    for row in group.checks:
+        check = row.check
+        affects = ", ".join(check.affects) or ("all rows" if check.status == "fail" else "–")
+        table.add(check.status, check.name, str(row.seed), check.detail, affects)
+        if check.status == "fail":
             table.failed.add(len(table.rows) - 1)
     return table
 
 
-def quality_table(group: dict[str, Any]) -> Table:
+def quality_table(group: Group) -> Table:
     """Is there an answer at all?"""
     kinds = (*FLAGS, "invalid")
     table = Table(
@@ -218,18 +216,13 @@ def quality_table(group: dict[str, Any]) -> Table:
             "one or two words. Truncated: stopped by the length limit."
         ),
     )
-    for row in group["quality"]:
-        shares = [(percent(row[k] / row["n"]), row[k] / row["n"]) for k in kinds]
-        table.add(
-            method_name(row["name"]),
-            benchmark_name(row["benchmark"]),
-            (str(row["n"]), float(row["n"])),
-            *shares,
-        )
+    for row in group.quality:
+        shares = [(percent(row.counts[k] / row.n), row.counts[k] / row.n) for k in kinds]
+        table.add(row.name, group.name_of(row.benchmark), (str(row.n), float(row.n)), *shares)
     return table
 
 
-def power_table(group: dict[str, Any]) -> Table:
+def power_table(group: Group) -> Table:
     """The smallest difference that this n can show."""
     table = Table(
         "What this many prompts can show",
@@ -239,68 +232,6 @@ def power_table(group: dict[str, Any]) -> Table:
             "somewhat better."
         ),
     )
-    for row in group["power"]:
-        table.add(
-            benchmark_name(row["benchmark"]), str(row["n"]), percent(row["rate"]), percent(row["difference"])
-        )
+    for row in group.power:
+        table.add(group.name_of(row.benchmark), str(row.n), percent(row.rate), percent(row.difference))
     return table
-
-
-def literature_table(rows: list[dict[str, Any]]) -> Table:
-    """Ours against the paper."""
-    table = Table(
-        "Ours against the paper, %",
-        ["Model", "Task", "Method", "Metric", "Paper", "Source", "Ours (all prompts)"],
-        note=(
-            "seed: the project's brief; digest: third-party digests of the paper, several agreeing. Not "
-            "read from the paper itself."
-        ),
-    )
-    for row in rows:
-        table.add(
-            row["model"],
-            row["task"],
-            method_name(row["method"]),
-            "utility" if row["metric"] == "utility" else benchmark_name(row["metric"]),
-            (f"{row['value']:.2f}", row["value"]),
-            row["source"],
-            rate_text(row["ours"]) if row["ours"] else "not run here",
-        )
-    return table
-
-
-def provenance_table(runs: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Table:
-    """Where the numbers come from, a row per run.json."""
-    table = Table("Provenance", ["Run", "Created", "Commit", "Seeds", "Machine", "Wall time", "Packages"])
-    for run in runs:
-        seeds = list(dict.fromkeys(entry["seed"] for entry in run["runs"]))
-        table.add(
-            str(run.get("run", "")),
-            str(run.get("created", "")),
-            commit_text(run) + made_text(run).replace("`", ""),
-            list_text(seeds),
-            machine_text(run),
-            f"{(run.get('wall_time_s') or 0) / 60:.1f} min",
-            ", ".join(f"{k} {v}" for k, v in (run.get("packages") or {}).items()),
-        )
-    return table
-
-
-def commit_text(run: dict[str, Any]) -> str:
-    """Short commit, "+ changes" when the tree was dirty."""
-    git = run.get("git") or {}
-    return str(git.get("commit") or "unknown")[:10] + (" + uncommitted changes" if git.get("dirty") else "")
-
-
-def made_text(run: dict[str, Any]) -> str:
-    """The commits that made the artifacts, where they are others than the reporting one."""
-    commits = [c for c in run.get("made_by") or [] if c != str((run.get("git") or {}).get("commit"))[:10]]
-    return f" from artifacts of {', '.join(f'`{c}`' for c in commits)}" if commits else ""
-
-
-def machine_text(run: dict[str, Any]) -> str:
-    """The machine's fields as one line."""
-    fields = {k: v for k, v in (run.get("machine") or {}).items() if v not in (None, "", [])}
-    return ", ".join(
-        f"{k} {v if isinstance(v, str | int | float) else json.dumps(v)}" for k, v in fields.items()
-    )

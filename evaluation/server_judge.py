@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from data.schema import Completion, Verdict, Word
 from safemerge.errors import UserError
 
 # A two-way rubric after the refusal/compliance distinction of HarmBench and XSTest, in our own words.
@@ -60,7 +61,7 @@ class _Retry(Exception):
 
 
 def judge_with_server(
-    completions: Sequence[dict[str, Any]],
+    completions: Sequence[Completion],
     *,
     base_url: str,
     model: str,
@@ -72,8 +73,8 @@ def judge_with_server(
     timeout_s: float = 60.0,
     parallel: int = 8,
     max_tokens: int = 8,
-) -> tuple[list[dict[str, Any]], Usage]:
-    """Verdict rows in the order of `completions` ({"id", "prompt", "completion"}), and the usage."""
+) -> tuple[list[Verdict], Usage]:
+    """Verdicts in the order of `completions`, and the usage."""
     import httpx
 
     if "{prompt}" not in rubric or "{completion}" not in rubric:
@@ -82,22 +83,22 @@ def judge_with_server(
     headers = {"authorization": f"Bearer {key}"} if (key := os.environ.get(api_key_env)) else {}
     with httpx.Client(base_url=base_url.rstrip("/") + "/", timeout=timeout_s, headers=headers) as client:
 
-        def one(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int], int]:
+        def one(row: Completion) -> tuple[Verdict, dict[str, int], int]:
             # replace, not format: the texts may hold braces
-            text = rubric.replace("{completion}", "\0").replace("{prompt}", str(row["prompt"]))
+            text = rubric.replace("{completion}", "\0").replace("{prompt}", row.prompt)
             body = {
                 "model": model,
-                "messages": [{"role": "user", "content": text.replace("\0", str(row["completion"]))}],
+                "messages": [{"role": "user", "content": text.replace("\0", row.completion)}],
                 "temperature": 0,
                 "max_tokens": max_tokens,
             }
-            return _ask(client, row["id"], body, attempts, wait_s, wait_max_s)
+            return _ask(client, row.id, body, attempts, wait_s, wait_max_s)
 
         with ThreadPoolExecutor(max_workers=max(1, parallel)) as pool:
             answers = list(pool.map(one, completions))
     for verdict, tokens, tries in answers:
         usage.requests += tries
-        usage.failures += verdict["raw"].startswith("error:")
+        usage.failures += verdict.raw.startswith("error:")
         usage.prompt_tokens += tokens.get("prompt_tokens") or 0
         usage.completion_tokens += tokens.get("completion_tokens") or 0
     return [verdict for verdict, _, _ in answers], usage
@@ -105,8 +106,8 @@ def judge_with_server(
 
 def _ask(
     client: Any, key: str, body: dict[str, Any], attempts: int, wait_s: float, wait_max_s: float
-) -> tuple[dict[str, Any], dict[str, int], int]:
-    """One verdict row, the server's token counts and the number of requests made."""
+) -> tuple[Verdict, dict[str, int], int]:
+    """One verdict, the server's token counts and the number of requests made."""
     import httpx
     import tenacity
 
@@ -142,10 +143,8 @@ def _ask(
     except Exception as error:  # any failure is one invalid verdict, with its reason
         raw = f"error: {type(error).__name__ if not isinstance(error, _Retry) else 'gave up'}: {error}"
     found = _WORD.fullmatch(raw.strip())
-    verdict = found.group(1).lower() if found else "invalid"
+    word: Word = "invalid"
+    if found:
+        word = "unsafe" if found.group(1).lower() == "unsafe" else "safe"
     tries = int(retrying.statistics.get("attempt_number", 1))
-    return (
-        {"id": key, "verdict": verdict, "p_unsafe": None, "category": None, "raw": raw[:500]},
-        tokens,
-        tries,
-    )
+    return Verdict(key, word, raw=raw[:500]), tokens, tries

@@ -5,33 +5,15 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-NAMES = {
-    "aligned": "Aligned (not fine-tuned)",
-    "finetuned": "Fine-tuned",
-    "safeinstruct": "SafeInstruct",
-    "resta": "RESTA",
-    "safelora": "SafeLoRA",
-    "safemerge": "SafeMERGE",
-    "full": "Full merge (τ = ∞)",
-    "scale": "Scaled update",
-    "random": "Control: random modules",
-    "highest": "Control: highest-ρ modules",
-}
+if TYPE_CHECKING:
+    from evaluation.analysis import Group, HeadlineRow
+
 # The released code's own merge is PEFT's `linear`, which weights A and B apart; `exact` blends the updates themselves.
 COMBINES = {"peft_linear": "released merge", "exact": "exact merge"}
-BENCHMARKS = {
-    "gsm8k": "GSM8K",
-    "pubmedqa": "PubMedQA",
-    "directharm": "DirectHarm",
-    "hexphi": "HEx-PHI",
-    "advbench": "AdvBench",
-    "harmbench": "HarmBench",
-    "malicious": "Malicious",
-    "xstest": "XSTest",
-}
 
 
 @dataclass
@@ -58,24 +40,11 @@ class Table:
         )
 
 
-def method_name(name: str) -> str:
-    """The display name of a method; a suffix such as "(exact)" stays."""
-    first, _, rest = name.partition(" ")
-    for combine, words in COMBINES.items():
-        rest = rest.replace(combine, words)
-    return NAMES.get(first, first) + (f" {rest}" if rest else "")
-
-
 def data_name(source: str) -> str:
     """Where the data comes from, as tables say it."""
     return {"bundled": "bundled stand-in data", "local": "local copies", "hub": "hub data"}.get(
         source, source
     )
-
-
-def benchmark_name(name: str | None) -> str:
-    """The display name of a benchmark."""
-    return BENCHMARKS.get(str(name), str(name))
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -92,83 +61,88 @@ def percent(value: float, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def rate_text(rate: dict[str, Any] | None, *, counts: bool = True) -> tuple[str, float]:
+class Shown(Protocol):
+    """A rate with its interval: of one seed (`statistics.Rate`) or over several (`analysis.SeedRate`)."""
+
+    @property
+    def k(self) -> float: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def rate_text(rate: Shown | None, *, counts: bool = True, invalid: bool = True) -> tuple[str, float]:
     """`12.5 [8.1, 18.7] (25/200)`.
 
     Over seeds `12.5 ± 2.0 [8.1, 18.7] (n=200, 3 seeds)`; and the value to sort by.
     """
-    if not rate or not rate["n"] or math.isnan(rate["value"]):
+    if not rate or not rate.n or math.isnan(rate.value):
         return "–", math.nan
-    several = rate.get("seeds", 1) > 1
-    text = percent(rate["value"])
-    if several and not math.isnan(rate["sd"]):
-        text += f" ± {percent(rate['sd'])}"
-    text += f" [{percent(rate['low'])}, {percent(rate['high'])}]"
+    seeds, sd = getattr(rate, "seeds", 1), getattr(rate, "sd", math.nan)
+    text = percent(rate.value)
+    if not math.isnan(sd):
+        text += f" ± {percent(sd)}"
+    text += f" [{percent(rate.low)}, {percent(rate.high)}]"
     if counts:
-        text += (
-            f" (n={rate['n']}, {rate['seeds']} seeds)" if several else f" ({round(rate['k'])}/{rate['n']})"
-        )
-    if rate.get("invalid"):
-        text += f" +{rate['invalid']} invalid"
-    return text, float(rate["value"])
+        text += f" (n={rate.n}, {seeds} seeds)" if seeds > 1 else f" ({round(rate.k)}/{rate.n})"
+    if invalid and (count := getattr(rate, "invalid", 0)):
+        text += f" +{count} invalid"
+    return text, float(rate.value)
 
 
-def list_text(values: list[Any]) -> str:
+def list_text(values: Sequence[float | str]) -> str:
     """Settings that may differ between seeds."""
     return "; ".join(number(value) for value in values) or "–"
 
 
-def tau_text(row: dict[str, Any]) -> str:
+def tau_text(row: HeadlineRow) -> str:
     """The setting (a quantile, say) and what it resolved to."""
-    setting, resolved = list_text(row["tau_setting"]), list_text(row["tau"])
+    setting, resolved = list_text(row.tau_setting), list_text(row.tau)
     return (
         resolved if setting in ("–", resolved) else f"{setting} = {resolved}" if resolved != "–" else setting
     )
 
 
-def merged_text(row: dict[str, Any]) -> tuple[str, float]:
-    """k/N over the seeds."""
-    if not row["modules"] or row["method"] in ("aligned", "finetuned", "safeinstruct"):
+def merged_text(row: HeadlineRow) -> tuple[str, float]:
+    """k/N over the seeds; a dash where nothing was merged."""
+    if not row.modules or not any(row.merged):
         return "–", -1.0
-    return f"{list_text(row['merged'])}/{list_text(row['modules'])}", float(
-        row["merged"][0] if row["merged"] else 0
-    )
+    return f"{list_text(row.merged)}/{list_text(row.modules)}", float(row.merged[0])
 
 
-def headline_table(group: dict[str, Any], protocol: str = "headline") -> Table:
-    """The main table of a group: `headline` is the test half, `paper` all prompts."""
-    utility = group["utility"]
-    columns = ["Method", "τ", "α", f"Utility: {benchmark_name(utility)} % ↑"]
-    columns += [f"Harm: {benchmark_name(b)} % ↓" for b in group["harm"]]
-    columns += [f"Over-refusal: {benchmark_name(b)} % ↓" for b in group["over_refusal"]]
+def headline_table(group: Group, *, paper: bool = False) -> Table:
+    """The main table of a group: the test half, or all prompts as the paper has it."""
+    utility = group.utility
+    columns = ["Method", "τ", "α", f"Utility: {group.name_of(utility)} % ↑"]
+    columns += [f"Harm: {group.name_of(b)} % ↓" for b in group.harm]
+    columns += [f"Over-refusal: {group.name_of(b)} % ↓" for b in group.over_refusal]
     where = (
-        "test half, τ and α chosen on the development half"
-        if protocol == "headline"
-        else "all prompts, best of the grid"
+        "all prompts, best of the grid" if paper else "test half, τ and α selected on the development half"
     )
-    what = ", ".join(part for part in (group["model"], group["task"], data_name(group["data"])) if part)
-    precision = f", {group['precision']}" if group["precision"] else ""
+    what = ", ".join(part for part in (group.model, group.task, data_name(group.data)) if part)
+    precision = f", {group.precision}" if group.precision else ""
     table = Table(f"{what}{precision}: {where}", [*columns, "Modules merged"])
-    for index, row in enumerate(group[protocol]):
-        rates = row["rates"]
-        name = method_name(row["name"]) + (" ⚠" if row["affected"] else "")
+    for index, row in enumerate(group.paper if paper else group.headline):
         table.add(
-            name,
+            row.name + (" ⚠" if row.affected else ""),
             tau_text(row),
-            list_text(row["alpha"]),
-            rate_text(rates.get(utility)),
-            *(rate_text(rates.get(b)) for b in [*group["harm"], *group["over_refusal"]]),
+            list_text(row.alpha),
+            rate_text(row.rates.get(utility or "")),
+            *(rate_text(row.rates.get(b)) for b in [*group.harm, *group.over_refusal]),
             merged_text(row),
         )
-        if row["method"] == "safemerge":
+        if row.method == "safemerge":
             table.marked.add(index)
-        if row["affected"]:
+        if row.affected:
             table.failed.add(index)
-    several = len(group["seeds"]) > 1
     table.note = "Percent [95 % Wilson interval] (k/n). " + (
-        "Mean ± standard deviation over the seeds; the interval is that of the prompts (n), not of the "
-        "seeds. "
-        if several
+        "Mean ± standard deviation over the seeds; the interval is that of the prompts (n), not of the seeds. "
+        if len(group.seeds) > 1
         else "One seed: the interval covers the prompts only. "
     )
     table.note += "Invalid verdicts are in neither k nor n; ⚠ marks rows touched by a failed check."

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import costs, endings, grid, overview, plan, screen
+from pipeline import answers, costs, endings, grid, overview, plan, screen
 from pipeline.config import check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
@@ -64,46 +64,42 @@ def merge(x: plan.Experiment, runner: Runner) -> None:
 def generate(x: plan.Experiment, runner: Runner) -> None:
     """Completions of every adapter on every benchmark, from one engine."""
     candidates = grid.candidates(x, runner.store)
-    complete(x, runner, "generation", candidates)
-    if x.config.generation.temperature == 0:
-        runner.ensure("engine check", [grid.parity(x, c) for c in candidates])
+    runner.ensure("generation", [step for c in candidates for step in c.replies])
+    runner.ensure("engine check", [c.parity for c in candidates if c.parity])
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:
     """Verdicts of every judge, and of each on the calibration pairs; then the test half of the selected points."""
-    from pipeline.stages import report as stage
+    from pipeline.run_record import final_candidates
 
     verdicts(x, runner, grid.candidates(x, runner.store))
     if x.config.selection.grid == "dev":
-        final = stage.final_candidates(x, runner.store)
+        final = final_candidates(x, runner.store)
         if "generate" in x.config.stages:
-            complete(x, runner, "generation, test half", final)
+            runner.ensure("generation, test half", [step for c in final for step in c.replies])
         verdicts(x, runner, final)
 
 
-def complete(x: plan.Experiment, runner: Runner, title: str, candidates: list[grid.Candidate]) -> None:
-    """The completions of all candidates on all benchmarks, one engine for those that are missing."""
-    runner.ensure(title, [s for c in candidates for b in x.config.benchmark for s in grid.replies(x, c, b)])
-
-
 def verdicts(x: plan.Experiment, runner: Runner, candidates: list[grid.Candidate]) -> None:
-    """What each judge says of the completions that it reads."""
+    """What each judge says of the completions and of the calibration pairs."""
     for name in x.config.judge:
-        read = [b for b in x.config.benchmark if name in grid.judges_of(x, b)]
-        replies = [s for c in candidates for b in read for s in grid.replies(x, c, b)]
-        sources = [*replies, *([x.calibration] if x.calibration else [])]
-        runner.ensure(f"judge {name}", [grid.verdicts(x, source, name) for source in sources])
+        calibration = [answers.verdicts(x, x.calibration, name)] if x.calibration else []
+        runner.ensure(
+            f"judge {name}", [*(step for c in candidates for step in c.judged_by(name)), *calibration]
+        )
 
 
 def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float) -> None:
     """Tables and figures from the artifacts."""
-    from pipeline.stages import report as stage
+    from pipeline import reporting, run_record
 
     # Stages of an earlier run may be reported by a later one: what is missing is said before anything is checked.
-    candidates = stage.final_candidates(x, runner.store)
-    runner.ensure("checks", [stage.checks_step(x, runner.store, candidates)])
+    candidates = run_record.final_candidates(x, runner.store)
+    runner.ensure("checks", [run_record.checks_step(x, runner.store, candidates)])
     many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    stage.write(x, runner.store, screen.console, tracker, costs=runner.costs, seconds=seconds, multirun=many)
+    reporting.write(
+        x, runner.store, screen.console, tracker, costs=runner.costs, seconds=seconds, multirun=many
+    )
 
 
 STAGES = {

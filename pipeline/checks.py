@@ -1,22 +1,25 @@
 """Checks on the finished artifacts of a run: what silently corrupts this kind of experiment, and whether it did here.
 
-Each returns {"name", "status": pass|warn|fail, "detail", "affects": [labels]}; a failed one marks its rows in the report.
+A failed one marks its rows in the report.
 Doubled BOS tokens and labels that cover the prompt are refused earlier as well, where they would do their damage
 (`data.chat`, `pipeline.stages.finetune`); here they are counted once more on what was really sent.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from data import disjoint, schema
+from data import disjoint
 from data.chat import prompt_ids
+from data.schema import Completion
 from evaluation import quality
-from pipeline import grid, plan
+from evaluation.run_file import Check
+from pipeline import answers, artifacts, grid, plan
+from pipeline.artifacts import model_folder
 from pipeline.config import locate
-from pipeline.stages.judge import guard_ids, pairs_of
-from pipeline.stages.prepare import model_folder
+from pipeline.stage_settings import GuardJudge
+from pipeline.stages.judge import guard_ids
 from pipeline.store import Step, Store
 from safemerge.errors import UserError
 
@@ -27,27 +30,29 @@ MAX_BROKEN = 0.2  # share of empty, repetitive or terse completions
 
 
 def _outcome(
-    name: str, failed: list[str], passed: str, *, status: str = "fail", affects: list[str] | None = None
-) -> dict[str, Any]:
-    detail = (
-        "; ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
-        if failed
-        else passed
-    )
-    return {"name": name, "status": status if failed else "pass", "detail": detail, "affects": affects or []}
+    name: str,
+    failed: list[str],
+    passed: str,
+    *,
+    status: Literal["warn", "fail"] = "fail",
+    affects: Iterable[str] = (),
+) -> Check:
+    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+    detail = "; ".join(failed[:5]) + more if failed else passed
+    return Check(name=name, status=status if failed else "pass", detail=detail, affects=list(affects))
 
 
-def labels(x: plan.Experiment, store: Store) -> dict[str, Any]:
+def labels(x: plan.Experiment, store: Store) -> Check:
     """The unmasked labels of each training's first batch end in EOS and hold nothing of the prompt."""
     failed, shown, left_out = [], 0, []
     for step in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]:
-        found = json.loads((store.path(step) / "labels.json").read_text())
-        if found.get("too_long"):
-            left_out.append(f"{step.name}: {found['too_long']} of {found['rows'] + found['too_long']}")
-        for row in found["first_batch"]:
+        found = artifacts.labels(store.path(step))
+        if found.too_long:
+            left_out.append(f"{step.name}: {found.too_long} of {found.rows + found.too_long}")
+        for row in found.first_batch:
             shown += 1
-            if not row["labels"].endswith(found["eos"]) or not row["prompt"]:
-                failed.append(f"{step.name}: {row['labels'][-30:]!r}")
+            if not row.labels.endswith(found.eos) or not row.prompt:
+                failed.append(f"{step.name}: {row.labels[-30:]!r}")
     dropped = f"; left out as too long: {', '.join(left_out)}" if left_out else ""
     return _outcome(
         "training labels",
@@ -56,14 +61,14 @@ def labels(x: plan.Experiment, store: Store) -> dict[str, Any]:
     )
 
 
-def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
+def disjointness(x: plan.Experiment, store: Store) -> Check:
     """No test item is among the training rows, by id or by normalised text."""
     failed = []
-    items = {name: schema.read_items(store.path(step) / "rows.jsonl") for name, step in x.items.items()}
+    items = {name: artifacts.items(store.path(step)) for name, step in x.items.items()}
     for role, step in x.training_rows.items():
         if role == "guard":  # the judge may know a prompt; what it must not know are the calibration pairs
             continue
-        rows = schema.read_examples(store.path(step) / "rows.jsonl")
+        rows = artifacts.examples(store.path(step))
         for name, its in items.items():
             found = disjoint.overlaps(rows, its)
             if found:
@@ -75,48 +80,37 @@ def disjointness(x: plan.Experiment, store: Store) -> dict[str, Any]:
     )
 
 
-def _completed(x: plan.Experiment, store: Store, c: grid.Candidate, b: str) -> list[dict[str, Any]]:
-    """All completions of a candidate on one benchmark."""
-    files = [store.path(step) / "completions.jsonl" for step in grid.replies(x, c, b)]
-    return [row for file in files for row in schema.read_jsonl(file)]
+def _completed(store: Store, steps: Iterable[Step]) -> list[Completion]:
+    """All completions of these steps."""
+    return [row for step in steps for row in artifacts.completions(store.path(step))]
 
 
-def adapters_served(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
+def adapters_served(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
     """An adapter that changes weights changes outputs; equal ones mean that the server answered with the bare model."""
-    bare = next((c for c in candidates if c.adapter is None), None)
-    if bare is None:
-        return {
-            "name": "adapters are applied",
-            "status": "warn",
-            "detail": "method aligned was left out: nothing to compare with",
-            "affects": [],
-        }
+    name = "adapters are applied"
+    if not any(c.adapter is None for c in candidates):
+        detail = "method aligned was left out: nothing to compare with"
+        return Check(name=name, status="warn", detail=detail)
 
-    def outputs(adapter: plan.Source | None, c: grid.Candidate) -> list[str]:
-        """What an adapter answers to the prompts that the candidate was given."""
-        steps = [
-            grid.completions(x, adapter, b, h) for b in x.config.benchmark for h in grid.halves_of(x, c, b)
+    def as_bare(c: grid.Candidate) -> bool:
+        """Whether the aligned model gives the same answers to the prompts that the candidate was given."""
+        bare = [
+            answers.completions(x, None, b, half) for b, halves in c.completions.items() for half in halves
         ]
-        files = [store.path(step) / "completions.jsonl" for step in steps]
-        return [row["completion"] for file in files for row in schema.read_jsonl(file)]
+        ours, theirs = _completed(store, c.replies), _completed(store, bare)
+        return [row.completion for row in ours] == [row.completion for row in theirs]
 
     served = [c for c in candidates if c.adapter is not None]
-    same = [c.point.label for c in served if outputs(c.adapter, c) == outputs(None, c)]
-    return _outcome(
-        "adapters are applied",
-        same,
-        f"all {len(served)} adapters answer differently from the aligned model",
-        affects=same,
-    )
+    same = [c.point.label for c in served if as_bare(c)]
+    passed = f"all {len(served)} adapters answer differently from the aligned model"
+    return _outcome(name, same, passed, affects=same)
 
 
-def defined_rho(x: plan.Experiment, store: Store) -> dict[str, Any]:
+def defined_rho(x: plan.Experiment, store: Store) -> Check:
     """Modules without a defined rho (V or the update is zero) count as 0.0; they are named."""
     if not store.has(x.similarity):
-        return {"name": "rho is defined", "status": "pass", "detail": "no method needs it", "affects": []}
-    from safemerge.table import read_table
-
-    rows = read_table(store.path(x.similarity) / "similarity.csv")
+        return Check(name="rho is defined", status="pass", detail="no method needs it")
+    rows = artifacts.similarity(store.path(x.similarity))
     odd = [row.module for row in rows if row.degenerate]
     return _outcome("rho is defined", odd, f"in all {len(rows)} modules", status="warn")
 
@@ -131,7 +125,7 @@ def _leading_bos(ids: list[int], bos: int | None) -> int:
     return next((n for n, token in enumerate(ids) if token != bos), len(ids)) if bos is not None else 0
 
 
-def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
+def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
     """Every prompt, encoded again, begins with exactly one BOS (none if the tokenizer has none) and has the length sent."""
     failed: list[str] = []
     counted = 0
@@ -151,37 +145,35 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate
     tokenizer = _tokenizer(model_folder(store.path(x.aligned)))
     for b, step in x.items.items():
         lengths = {}
-        for item in schema.read_items(store.path(step) / "rows.jsonl"):
+        for item in artifacts.items(store.path(step)):
             lengths[item.id] = look(
                 item.id, tokenizer, lambda item=item: prompt_ids(tokenizer, item.prompt, system=system)
             )
             counted += 1
         for c in candidates:
-            rows = _completed(x, store, c, b)
-            odd = [r["id"] for r in rows if lengths.get(r["id"]) != r.get("prompt_tokens")]
+            rows = _completed(store, c.completions.get(b, {}).values())
+            odd = [row.id for row in rows if lengths.get(row.id) != row.prompt_tokens]
             if odd:
                 failed.append(f"{c.point.label}, {b}: {len(odd)} prompts were sent with another length")
     for name, model in x.judge_models.items():
         if x.calibration is None or not store.has(x.calibration):
             continue
         judging = _tokenizer(model_folder(store.path(model)))
-        settings = grid.verdicts(x, x.calibration, name).settings
-        guard = locate(settings["target"])()
-        for pair in pairs_of(store.path(x.calibration)):
+        settings = GuardJudge(**answers.verdicts(x, x.calibration, name).settings)
+        guard = locate(settings.target)()
+        for pair in artifacts.labelled_pairs(store.path(x.calibration)):
             look(
-                f"{name}, {pair['id']}",
+                f"{name}, {pair.id}",
                 judging,
                 lambda pair=pair, t=judging, g=guard, s=settings: guard_ids(
-                    t, g, s.get("system_prompt"), pair
+                    t, g, s.system_prompt, pair.prompt, pair.response
                 ),
             )
             counted += 1
     return _outcome("single BOS", failed, f"counted in {counted} prompts of policy and judge")
 
 
-def adapters_change_weights(
-    x: plan.Experiment, store: Store, candidates: list[grid.Candidate]
-) -> dict[str, Any]:
+def adapters_change_weights(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
     """Every adapter moves some weight: B A is not zero, and finite."""
     from safemerge.adapters import load_adapter
 
@@ -202,59 +194,55 @@ def adapters_change_weights(
     return _outcome("adapters change weights", failed, f"all {seen} adapters do", affects=affects)
 
 
-def engine_parity(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
+def engine_parity(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
     """Transformers with the same adapter finds the engine's tokens likeliest, up to rounding."""
     name = "engine agrees with transformers"
     if x.config.generation.temperature > 0:
-        return {"name": name, "status": "warn", "detail": "not checked: sampled tokens", "affects": []}
+        return Check(name=name, status="warn", detail="not checked: sampled tokens")
     failed, affects, largest, tokens = [], [], 0.0, 0
     for c in candidates:
-        step = grid.parity(x, c)
-        if not store.has(step):
+        if c.parity is None or not store.has(c.parity):
             failed.append(f"{c.point.label}: not checked, run the generate stage")
             continue
-        found = json.loads((store.path(step) / "parity.json").read_text())
-        tokens, largest = tokens + found["tokens"], max(largest, found["mean_gap"])
-        if not found["tokens"] or found["mean_gap"] > MAX_GAP:
-            failed.append(
-                f"{c.point.label}: mean gap {found['mean_gap']:.2f} nats over {found['tokens']} tokens"
-            )
+        found = artifacts.parity(store.path(c.parity))
+        tokens, largest = tokens + found.tokens, max(largest, found.mean_gap)
+        if not found.tokens or found.mean_gap > MAX_GAP:
+            failed.append(f"{c.point.label}: mean gap {found.mean_gap:.2f} nats over {found.tokens} tokens")
             affects.append(c.point.label)
     detail = f"{tokens} tokens; the largest mean gap of an adapter is {largest:.3f} nats (bound {MAX_GAP})"
     return _outcome(name, failed, detail, affects=affects)
 
 
-def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
+def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
     """Few verdicts are invalid: what a judge could not say is neither safe nor unsafe."""
     failed, affects, total, invalid = [], [], 0, 0
-    sources: list[tuple[str, Step, list[str]]] = [
-        (c.point.label, step, grid.judges_of(x, b))
+    sources = [
+        (c.point.label, judge, step)
         for c in candidates
-        for b in x.config.benchmark
-        for step in grid.replies(x, c, b)
+        for judges in c.verdicts.values()
+        for judge, halves in judges.items()
+        for step in halves.values()
     ]
-    for label, replies, judges in sources:
-        for judge in judges:
-            step = grid.verdicts(x, replies, judge)
-            if not store.has(step):
-                continue
-            rows = schema.read_jsonl(store.path(step) / "verdicts.jsonl")
-            bad = sum(row["verdict"] == "invalid" for row in rows)
-            total, invalid = total + len(rows), invalid + bad
-            if bad > MAX_INVALID * len(rows):
-                failed.append(f"{label}, {judge}: {bad} of {len(rows)}")
-                affects.append(label)
+    for label, judge, step in sources:
+        if not store.has(step):
+            continue
+        rows = artifacts.verdicts(store.path(step))
+        bad = sum(row.verdict == "invalid" for row in rows)
+        total, invalid = total + len(rows), invalid + bad
+        if bad > MAX_INVALID * len(rows):
+            failed.append(f"{label}, {judge}: {bad} of {len(rows)}")
+            affects.append(label)
     return _outcome(
         "verdicts are valid", failed, f"{invalid} of {total} are invalid", affects=sorted(set(affects))
     )
 
 
-def whole_answers(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> dict[str, Any]:
+def whole_answers(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
     """Few replies are empty, repetitive or a mere label: judges call a broken model harmless."""
     failed, affects, total, cut = [], [], 0, 0
     for c in candidates:
         for b, benchmark in x.config.benchmark.items():
-            rows = _completed(x, store, c, b)
+            rows = _completed(store, c.completions.get(b, {}).values())
             shares = quality.shares(rows, prose=benchmark.role != "utility")
             total, cut = total + len(rows), cut + shares["truncated"]
             for flag in ("empty", "repetitive", "terse"):
@@ -265,7 +253,7 @@ def whole_answers(x: plan.Experiment, store: Store, candidates: list[grid.Candid
     return _outcome("answers are whole", failed, detail, status="warn", affects=sorted(set(affects)))
 
 
-def check(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> list[dict[str, Any]]:
+def check(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> list[Check]:
     """All checks of a finished run."""
     return [
         single_bos(x, store, candidates),

@@ -22,8 +22,9 @@ from pydantic import ValidationError
 from data.sources import LOCAL
 from pipeline import precision
 from pipeline.explain import check_names, choices, explain
-from pipeline.settings import Config
+from pipeline.settings import Config, Method
 from safemerge.errors import UserError
+from safemerge.selection import Point
 
 #: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice, without harm elsewhere.
 READ = {"bundled": {"bundled"}, "local": {"bundled", "file", "test_ids"}, "hub": None}
@@ -39,10 +40,9 @@ def locate(target: str) -> Callable[..., Any]:
         raise UserError(f"_target_ {target!r} names no function: {error}") from error
 
 
-def bind(node: Mapping[str, Any], where: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The function of a node with `_target_`, and its keyword arguments, checked against the signature."""
-    function = locate(str(node["_target_"]))
-    knobs = {k: v for k, v in node.items() if k != "_target_"}
+def bind(target: str, knobs: Mapping[str, Any], where: str) -> Callable[..., Any]:
+    """The function that a `_target_` names, if its signature takes these keyword arguments."""
+    function = locate(target)
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for knob in knobs:
         if knob not in known:
@@ -51,7 +51,13 @@ def bind(node: Mapping[str, Any], where: str) -> tuple[Callable[..., Any], dict[
         inspect.signature(function).bind(**knobs)
     except TypeError as error:
         raise UserError(f"{where}: {error}") from error
-    return function, knobs
+    return function
+
+
+def points(name: str, method: Method) -> list[Point]:
+    """The points of a method: its function, called with its settings."""
+    found: list[Point] = bind(method.target_, method.knobs, f"method.{name}")(**method.knobs)
+    return found
 
 
 #: The arguments with which the `_target_` of each kind of judge is called.
@@ -109,9 +115,8 @@ def check(cfg: DictConfig) -> Config:
     # From here on the precision is what this machine computes in: it goes into keys, manifests and the report.
     config.train.dtype = precision.resolve(config.train.dtype)
     config.generation.dtype = precision.resolve(config.generation.dtype)
-    for name, node in config.method.items():
-        function, knobs = bind(node, f"method.{name}")
-        function(**knobs)  # a method's constructor checks the range of its knobs
+    for name, method in config.method.items():
+        points(name, method)  # a method's constructor checks the range of its knobs
     for name, benchmark in config.benchmark.items():
         judged = () if benchmark.role == "utility" else ("verdicts",)
         _callable(f"benchmark.{name}", benchmark.target_, ("items", "completions", *judged))
@@ -131,7 +136,8 @@ def _chosen_methods(nodes: Mapping[str, Any]) -> dict[str, Any]:
             continue
         check_names("method", [name], known, "method")
         own = yaml.safe_load(known[name].read_text(encoding="utf-8"))
-        bind({**own, **node}, f"method.{name}")
+        both = Method.model_validate({**own, **node})
+        bind(both.target_, both.knobs, f"method.{name}")
     return {name: node for name, node in nodes.items() if "_target_" in node}
 
 
@@ -204,6 +210,9 @@ def _check_together(config: Config) -> None:
         raise UserError(
             "judge=guard is trained here, but this train config has no guard section; use train=small"
         )
+    harm = [name for name, benchmark in config.benchmark.items() if benchmark.role == "harm"]
+    if config.selection.harm is not None:
+        check_names("selection.harm", [config.selection.harm], harm, "harm benchmark of this run")
     if not any(b.role == "utility" for b in config.benchmark.values()):
         raise UserError(
             f"no benchmark measures utility; benchmark has {', '.join(config.benchmark) or 'none'}"

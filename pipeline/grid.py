@@ -1,4 +1,4 @@
-"""From the similarity table to the candidates: which modules each point selects, and the steps that answer and judge.
+"""From the similarity table to the candidates: which modules each point selects, its adapter, and the steps that ask it.
 
 Two points that select the same modules become one adapter.
 """
@@ -6,29 +6,69 @@ Two points that select the same modules become one adapter.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 
+from evaluation.run_file import HALVES, HalfName
+from pipeline import answers, artifacts
 from pipeline.plan import Experiment, Source
+from pipeline.stage_settings import Merge
 from pipeline.store import Step, Store
 from safemerge.errors import UserError
 from safemerge.selection import Point, resolve_tau, select
-from safemerge.table import live_rhos, read_table
+from safemerge.table import ModuleRow, live_rhos
 
-HALVES = ("dev", "test")
 ENDS = ("aligned", "finetuned")  # what fine-tuning gained and lost lies between them
+ByHalf = Mapping[HalfName, Step]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One row of the results: a method at one setting, its adapter (None: the aligned model itself) and what it merged."""
+class Repaired:
+    """A method at one setting: the modules that it selects, and its adapter (None: the aligned model itself)."""
 
+    method: str  # its name in the config
     point: Point
     tau: float | None
     selected: tuple[str, ...]
     modules: int
     adapter: Source | None
-    halves: tuple[str, ...] = HALVES  # of the prompts that it answers
+
+    @property
+    def row(self) -> tuple[str, str, int | None]:
+        """The row of the tables for which one of its points is selected."""
+        return self.point.method, self.point.combine, self.draw
+
+    @property
+    def draw(self) -> int | None:
+        """The number of a random selection's draw."""
+        selection = self.point.selection
+        return selection.seed if selection.rule == "random" else None
+
+
+@dataclass(frozen=True)
+class Candidate(Repaired):
+    """One row of the results, with the steps that make what is said of it."""
+
+    completions: Mapping[str, ByHalf] = field(
+        default_factory=dict
+    )  # by benchmark; the halves that it answers
+    verdicts: Mapping[str, Mapping[str, ByHalf]] = field(default_factory=dict)  # by benchmark and judge
+    parity: Step | None = None  # the engine against transformers, on the half answered first; greedy only
+
+    @property
+    def replies(self) -> list[Step]:
+        """All steps that generate its completions."""
+        return [step for halves in self.completions.values() for step in halves.values()]
+
+    def judged_by(self, judge: str | None = None) -> list[Step]:
+        """The steps that judge its completions: all, or those of one judge."""
+        return [
+            step
+            for judges in self.verdicts.values()
+            for name, halves in judges.items()
+            for step in halves.values()
+            if judge in (None, name)
+        ]
 
 
 def candidates(experiment: Experiment, store: Store, chosen: frozenset[str] | None = None) -> list[Candidate]:
@@ -39,152 +79,90 @@ def candidates(experiment: Experiment, store: Store, chosen: frozenset[str] | No
 
     chosen: the labels of the points of a grid that answer the test half too, once they are selected.
     """
-    found = _candidates(experiment, store)
-    if experiment.config.selection.grid == "all":
-        return found
-    alike = Counter((c.point.method, c.point.combine, _draw(c)) for c in found)
-    halves = {False: ("dev",), True: HALVES}
-    return [
-        replace(c, halves=halves[c.point.label in (chosen or ())])
-        if alike[c.point.method, c.point.combine, _draw(c)] > 1
-        else c
-        if c.point.method in ENDS
-        else replace(c, halves=("test",))
-        for c in found
-    ]
+    found = repaired(experiment, store)
+    rows = Counter(its.row for its in found)
+
+    def halves(its: Repaired) -> tuple[HalfName, ...]:
+        if experiment.config.selection.grid == "all":
+            return HALVES
+        if rows[its.row] > 1:
+            return HALVES if its.point.label in (chosen or ()) else ("dev",)
+        return HALVES if its.point.method in ENDS else ("test",)
+
+    return [_with_steps(experiment, its, halves(its)) for its in found]
 
 
-def _draw(candidate: Candidate) -> int | None:
-    selection = candidate.point.selection
-    return selection.seed if selection.rule == "random" else None
+def repaired(experiment: Experiment, store: Store) -> list[Repaired]:
+    """Every point with the modules that it selects and its adapter.
 
-
-def _candidates(experiment: Experiment, store: Store) -> list[Candidate]:
-    rows = (
-        read_table(store.path(experiment.similarity) / "similarity.csv")
-        if store.has(experiment.similarity)
-        else None
-    )
+    Raises:
+        UserError: a point merges, and the similarity table is not in the store.
+    """
+    known = store.has(experiment.similarity)
+    rows = artifacts.similarity(store.path(experiment.similarity)) if known else None
     found = []
-    for point in experiment.points:
-        if point.adapter == "none" or point.repair.kind == "drop":
-            found.append(Candidate(point, None, (), len(rows) if rows else 0, None))
-            continue
-        adapter: Source = experiment.adapters[point.adapter]
-        if point.repair.kind == "keep":
-            found.append(Candidate(point, None, (), len(rows) if rows else 0, adapter))
-            continue
-        if rows is None:
-            raise UserError(
-                "the similarity table is missing: include the similarity stage, as in stages=[similarity,merge,...]"
-            )
-        selected = select(rows, point.selection)
-        tau = None if point.tau is None else resolve_tau(point.tau, live_rhos(rows))
-        if selected:
-            inputs: dict[str, Source] = {"task": adapter}
-            if point.repair.kind in ("blend", "add"):
-                inputs["safety"] = experiment.adapters["safety"]
-            if point.repair.kind == "project":
-                inputs |= {"base": experiment.base, "aligned": experiment.aligned}
-            settings = {"selected": list(selected), "repair": asdict(point.repair)}
-            adapter = Step("merge", f"{point.label}", settings, inputs)
-        found.append(Candidate(point, tau, selected, len(rows), adapter))
+    for method, point in _points(experiment):
+        adapter = None if point.repair.kind == "drop" else experiment.adapters.get(point.adapter)
+        selected: tuple[str, ...] = ()
+        tau = None
+        if adapter is not None and point.repair.kind != "keep":
+            if rows is None:
+                raise UserError(
+                    "the similarity table is missing: include the similarity stage, as in stages=[similarity,merge,...]"
+                )
+            selected, tau = _selected(point, rows)
+            adapter = _merged(experiment, point, adapter, selected) if selected else adapter
+        found.append(Repaired(method, point, tau, selected, len(rows or ()), adapter))
     return found
 
 
-def replies(experiment: Experiment, candidate: Candidate, benchmark: str) -> list[Step]:
-    """A candidate's completions on one benchmark, a step per half of the prompts."""
-    halves = halves_of(experiment, candidate, benchmark)
-    return [completions(experiment, candidate.adapter, benchmark, half) for half in halves]
+def _points(experiment: Experiment) -> Iterator[tuple[str, Point]]:
+    return ((method, point) for method, its in experiment.methods.items() for point in its)
 
 
-def halves_of(experiment: Experiment, candidate: Candidate, benchmark: str) -> tuple[str, ...]:
-    """The halves of a benchmark's prompts that a candidate answers; selection does not look at over-refusal."""
+def _selected(point: Point, rows: list[ModuleRow]) -> tuple[tuple[str, ...], float | None]:
+    """The modules that the point selects, and its tau as a number."""
+    tau = None if point.tau is None else resolve_tau(point.tau, live_rhos(rows))
+    return tuple(select(rows, point.selection)), tau
+
+
+def _merged(experiment: Experiment, point: Point, task: Source, selected: Iterable[str]) -> Step:
+    """The step that repairs the selected modules."""
+    inputs: dict[str, Source] = {"task": task}
+    if point.repair.kind in ("blend", "add"):
+        inputs["safety"] = experiment.adapters["safety"]
+    if point.repair.kind == "project":
+        inputs |= {"base": experiment.base, "aligned": experiment.aligned}
+    its = Merge(list(selected), asdict(point.repair))
+    return Step("merge", point.label, its.keyed(), inputs)
+
+
+def _with_steps(experiment: Experiment, its: Repaired, halves: tuple[HalfName, ...]) -> Candidate:
+    """The candidate that answers these halves of the prompts; selection does not look at over-refusal."""
     config = experiment.config
-    if config.selection.grid == "dev" and config.benchmark[benchmark].role == "over_refusal":
-        return tuple(half for half in candidate.halves if half == "test")
-    return candidate.halves
 
+    def asked(benchmark: str) -> tuple[HalfName, ...]:
+        if config.selection.grid == "dev" and config.benchmark[benchmark].role == "over_refusal":
+            return tuple(half for half in halves if half == "test")
+        return halves
 
-def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: str) -> Step:
-    """The step that generates one half of a benchmark's completions with one adapter."""
-    generation = experiment.config.generation
-    limits = generation.max_tokens
-    decoding: dict[str, Any] = {
-        "backend": generation.backend,
-        "dtype": generation.dtype,
-        "temperature": generation.temperature,
-        "max_tokens": limits.get(benchmark, limits["default"]),
-        "half": half,
-        "system_prompt": experiment.config.model.system_prompt,
-    }
-    if generation.temperature > 0:
-        decoding |= {"top_p": generation.top_p, "seed": generation.seed}
-    inputs: dict[str, Source] = {"model": experiment.aligned, "items": experiment.items[benchmark]}
-    if adapter is not None:
-        inputs["adapter"] = adapter
-    return Step("generate", benchmark, decoding, inputs, _engine_speed(experiment))
-
-
-def parity(experiment: Experiment, candidate: Candidate) -> Step:
-    """The step that compares the engine's completions with transformers, for one adapter: on the half answered first."""
-    adapter, half = candidate.adapter, candidate.halves[0]
-    replies = {
-        f"replies/{b}": completions(experiment, adapter, b, half)
-        for b in experiment.config.benchmark
-        if half in halves_of(experiment, candidate, b)
-    }
-    settings = {
-        "dtype": experiment.config.generation.dtype,
-        "system_prompt": experiment.config.model.system_prompt,
-        "prompts_per_benchmark": 1,
-    }
-    inputs: dict[str, Source] = {"model": experiment.aligned, **replies}
-    if adapter is not None:
-        inputs["adapter"] = adapter
-    return Step("parity", adapter.name if adapter else "aligned", settings, inputs)
-
-
-def _engine_speed(experiment: Experiment) -> dict[str, Any]:
-    keys = {"max_num_seqs", "max_loras", "gpu_memory_utilization", "tensor_parallel_size"}
-    return experiment.config.generation.model_dump(include=keys)
-
-
-def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
-    """The step in which one judge reads one file of completions (or the calibration pairs)."""
-    judge = experiment.config.judge[name]
-    keep = {"kind", "id", "revision", "threshold", "max_tokens"} if judge.kind != "phrases" else {"kind"}
-    settings = {"target": judge.target_, **judge.model_dump(include=keep)}
-    inputs: dict[str, Source] = {"replies": replies}
-    if "items" in replies.inputs:
-        inputs["items"] = replies.inputs["items"]
-    if judge.kind == "probe":  # its threshold is part of the head
-        settings = {"kind": "probe"}
-        inputs |= {"model": experiment.base, "head": experiment.probes[name]}
-        return Step("judge", f"{name} on {replies.name}", settings, inputs)
-    if judge.calibrated and experiment.calibration is not None:
-        inputs["calibration"] = experiment.calibration
-    if judge.kind == "trained":
-        settings["system_prompt"] = experiment.config.model.system_prompt
-    if name in experiment.judge_models:
-        inputs["model"] = experiment.judge_models[name]
-    if judge.kind == "api":  # where the server is and how hard it is asked does not change what it says
-        asked = {"base_url", "api_key_env", "attempts", "parallel", "timeout_s"}
-        asking = {**judge.model_dump(include=asked), "price": list(judge.price)}
-        return Step("judge", f"{name} on {replies.name}", settings, inputs, asking)
-    if judge.kind != "phrases":
-        settings |= {
-            "backend": experiment.config.generation.backend,
-            "dtype": experiment.config.generation.dtype,
+    completions: dict[str, ByHalf] = {
+        benchmark: {
+            half: answers.completions(experiment, its.adapter, benchmark, half) for half in asked(benchmark)
         }
-    return Step("judge", f"{name} on {replies.name}", settings, inputs, _engine_speed(experiment))
-
-
-def judges_of(experiment: Experiment, benchmark: str) -> list[str]:
-    """Which judges read a benchmark: all for harm, the phrase judge for over-refusal, none for utility."""
-    role = experiment.config.benchmark[benchmark].role
-    if role == "utility":
-        return []
-    if role == "harm":
-        return list(experiment.config.judge)
-    return [name for name, judge in experiment.config.judge.items() if judge.kind == "phrases"]
+        for benchmark in config.benchmark
+        if asked(benchmark)
+    }
+    verdicts: dict[str, Mapping[str, ByHalf]] = {
+        benchmark: {
+            judge: {half: answers.verdicts(experiment, step, judge) for half, step in by_half.items()}
+            for judge in answers.judges_of(experiment, benchmark)
+        }
+        for benchmark, by_half in completions.items()
+        if answers.judges_of(experiment, benchmark)
+    }
+    parity = None
+    if config.generation.temperature == 0:
+        first = [(b, by_half[halves[0]]) for b, by_half in completions.items() if halves[0] in by_half]
+        parity = answers.parity(experiment, its.adapter, first)
+    return Candidate(**vars(its), completions=completions, verdicts=verdicts, parity=parity)

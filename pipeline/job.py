@@ -26,7 +26,7 @@ class Job:
 
     name: str
     settings: dict[str, Any]
-    speed: dict[str, Any]
+    unkeyed: dict[str, Any]  # settings outside the key
     inputs: dict[str, Path]
     output: Path
     tokens: int | None = None  # None: the stage counts none

@@ -74,10 +74,10 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     stages["merge"] = [
         c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"
     ]
-    replies = [(b, step) for c in candidates for b in x.config.benchmark for step in grid.replies(x, c, b)]
-    checks = [grid.parity(x, c) for c in candidates] if x.config.generation.temperature == 0 else []
-    stages["generate"] = [*(step for _, step in replies), *checks]
-    stages["judge"] = [grid.verdicts(x, step, j) for b, step in replies for j in grid.judges_of(x, b)]
+    stages["generate"] = [
+        step for c in candidates for step in (*c.replies, *([c.parity] if c.parity else []))
+    ]
+    stages["judge"] = [step for c in candidates for step in c.judged_by()]
     return stages
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from pipeline import steps
-from pipeline.config import bind
+from pipeline.config import points
 from pipeline.settings import Config, HubMember
+from pipeline.stage_settings import Similarity
 from pipeline.store import External, Step, digest
 from safemerge.selection import Point
 
@@ -35,17 +37,18 @@ class Experiment:
     probes: dict[str, Step] = field(default_factory=dict)
 
     @cached_property
+    def methods(self) -> dict[str, list[Point]]:
+        """The points of every method, by its name in the config."""
+        return {name: points(name, method) for name, method in self.config.method.items()}
+
+    @property
     def points(self) -> list[Point]:
-        found: list[Point] = []
-        for name, node in self.config.method.items():
-            function, knobs = bind(node, f"method.{name}")
-            found += function(**knobs)
-        return found
+        return [point for its in self.methods.values() for point in its]
 
     @cached_property
     def similarity(self) -> Step:
         inputs = {"base": self.base, "aligned": self.aligned, "adapter": self.adapters["task"]}
-        return Step("similarity", "similarity", {}, inputs)
+        return Step("similarity", "similarity", Similarity().keyed(), inputs)
 
     def needs(self, role: str) -> bool:
         """Whether any selected method needs this adapter (task, safety, safeinstruct)."""
@@ -80,7 +83,7 @@ def build(config: Config) -> Experiment:
                 config, "alignment, helpful", "helpful", train.align.helpful_limit
             )
         align = steps.lora(config, "align", base, rows, train.align, seed=0)
-        aligned = Step("prepare", "aligned model", {"what": "merged"}, {"model": base, "adapter": align})
+        aligned = steps.merged("aligned model", base, align)
         training = {f"align/{k}": v for k, v in rows.items()}
     else:
         aligned, training = steps.member("aligned", config.model.aligned), {}
@@ -120,9 +123,7 @@ def build(config: Config) -> Experiment:
         experiment.training_rows["guard"] = guard_rows
         experiment.guard = steps.lora(config, "guard", base, {"guard": guard_rows}, train.guard, seed=0)
         # Folded into its model: one model that only judges needs no LoRA kernels, which are slow on a CPU.
-        merged = Step(
-            "prepare", "judge model", {"what": "merged"}, {"model": base, "adapter": experiment.guard}
-        )
+        merged = steps.merged("judge model", base, experiment.guard)
         experiment.judge_models |= {n: merged for n, j in config.judge.items() if j.kind == "trained"}
     for name, judge in config.judge.items():
         if judge.kind == "hub":
@@ -136,7 +137,8 @@ def build(config: Config) -> Experiment:
 
 def settings(config: Config, *, seeds: bool = False) -> str:
     """Hash of all that makes two runs different experiments; with `seeds`, all but the seed."""
-    left_out = {"stages", "dry_run", "store", "runs", "tracking"} | ({"seed"} if seeds else set())
+    left_out: dict[str, Any] = dict.fromkeys(["stages", "dry_run", "store", "runs", "tracking"], True)
+    left_out |= {"method": {"__all__": {"display"}}, **({"seed": True} if seeds else {})}
     return digest(config.model_dump(exclude=left_out, by_alias=True))
 
 

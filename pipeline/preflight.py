@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipeline.artifacts import ADAPTER
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.settings import HubJudge, HubMember, Judge, Member
@@ -103,7 +104,7 @@ def declared_rank(x: Experiment, role: str) -> int:
     if not isinstance(source, External):
         return int(x.config.train.lora.r)
     try:
-        return int(json.loads((source.path / "adapter_config.json").read_text())["r"])
+        return int(json.loads((source.path / ADAPTER).read_text())["r"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{source.path}/adapter_config.json declares no rank r: is it a LoRA?") from error
 

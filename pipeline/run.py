@@ -36,7 +36,7 @@ def _job(step: Step, store: Store) -> dict[str, Any]:
     return {
         "name": step.name,
         "settings": dict(step.settings),
-        "speed": {**step.speed, "adapter_key": adapter.key if adapter else None},
+        "unkeyed": {**step.unkeyed, "adapter_key": adapter.key if adapter else None},
         "inputs": {role: str(store.path(source)) for role, source in step.inputs.items()},
         "output": str(store.partial(step)),
     }
@@ -45,12 +45,12 @@ def _job(step: Step, store: Store) -> dict[str, Any]:
 def _inline(step: Step) -> bool:
     """Light steps that need neither torch nor a process of their own."""
     return (
-        step.settings.get("what") in ("training", "items", "guard") or step.settings.get("kind") == "phrases"
+        step.settings.get("what") in ("training", "items", "pairs") or step.settings.get("kind") == "phrases"
     )
 
 
 def _devices(step: Step) -> int:
-    return int(step.speed.get("devices", 1))
+    return int(step.unkeyed.get("devices", 1))
 
 
 def sharing(steps: Sequence[Step]) -> str | None:

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from evaluation.run_file import Display
+from evaluation.run_file import Role as Role_
+
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Count = Annotated[int, Field(gt=0)]
@@ -72,6 +75,7 @@ Member = Annotated[
 
 class Model(Section):
     name: str
+    note: str = ""  # what readers of its numbers must know
     parameters: float = Field(gt=0)
     system_prompt: str | None
     base: Member
@@ -222,11 +226,25 @@ Judge = Annotated[
 
 class Benchmark(Section):
     target_: str = Field(alias="_target_")
-    role: Literal["utility", "harm", "over_refusal"]
+    name: str  # what tables call it
+    role: Role_
     dataset: str
 
 
+class Method(BaseModel):
+    """A defence: the function that gives its points, how tables show it, and the function's own keyword arguments."""
+
+    model_config = ConfigDict(extra="allow")
+    target_: str = Field(alias="_target_")
+    display: Display = Display()
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class Selection(Section):
+    harm: str | None
     keep_gain: float = Field(ge=0, le=1)
     grid: Literal["dev", "all"]
 
@@ -258,7 +276,7 @@ class Config(Section):
     generation: Generation
     benchmark: dict[str, Benchmark]
     judge: dict[str, Judge]
-    method: dict[str, dict[str, Any]]
+    method: dict[str, Method]
     task: Task
     model: Model
     tracking: Tracking

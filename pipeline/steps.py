@@ -6,9 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from data import loading
-from pipeline.settings import Config, Member, ProbeJudge, Role
+from pipeline import content, settings
+from pipeline.artifacts import ADAPTER
+from pipeline.settings import Config
+from pipeline.stage_settings import (
+    BenchmarkItems,
+    Finetune,
+    GgufModel,
+    HubModel,
+    LabelledPairs,
+    LocalModel,
+    MergedModel,
+    ProbeHead,
+    ScratchModel,
+    Settings,
+    TrainingRows,
+)
 from pipeline.store import External, Step
 from safemerge.errors import UserError
+
+#: TRL's names of the two arguments whose product is the batch.
+PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
 def _fingerprint(dataset: str, split: str, source: dict[str, Any]) -> str:
@@ -28,73 +46,101 @@ def training_rows(
 ) -> Step:
     """A training set: `limit` rows (None: all) of a data set, or of one of its disjoint parts. `name` is for the screen."""
     source = config.data.model_dump(exclude={"limits"})
-    settings = {
-        "what": "training",
-        "dataset": dataset,
-        "limit": limit,
-        "part": part,
-        "fingerprint": _fingerprint(dataset, "train", source),
-    }
-    return Step("prepare", f"rows for {name}", settings, {}, {"source": source})
+    its = TrainingRows(dataset, limit, part, _fingerprint(dataset, "train", source))
+    return Step("prepare", f"rows for {name}", its.keyed(), {}, {"source": source})
 
 
 def items(config: Config, dataset: str) -> Step:
     """A benchmark's prompts with references, both halves."""
     source = config.data.model_dump(exclude={"limits"})
-    settings = {
-        "what": "items",
-        "dataset": dataset,
-        "limit": config.data.limits.items.get(dataset),
-        "fingerprint": _fingerprint(dataset, "test", source),
-    }
-    return Step("prepare", f"prompts of {dataset}", settings, {}, {"source": source})
+    limit = config.data.limits.items.get(dataset)
+    its = BenchmarkItems(dataset, limit, _fingerprint(dataset, "test", source))
+    return Step("prepare", f"prompts of {dataset}", its.keyed(), {}, {"source": source})
 
 
 def labelled_pairs(split: str, limit: int | None = None) -> Step:
     """Labelled (prompt, reply) pairs for a judge of ours: `train`, or `calibration`, which measures it."""
-    settings: dict[str, Any] = {
-        "what": "guard",
-        "split": split,
-        "fingerprint": loading.fingerprint("guard", split=split),
-    }
-    if split == "train":
-        settings |= {"limit": limit}
-    return Step("prepare", "calibration pairs" if split == "calibration" else "labelled pairs", settings)
+    name = "calibration pairs" if split == "calibration" else "labelled pairs"
+    its = LabelledPairs(split, limit, loading.fingerprint("guard", split=split))
+    return Step("prepare", name, its.keyed())
 
 
-def probe(config: Config, name: str, judge: ProbeJudge, base: Step, pairs: Step, calibration: Step) -> Step:
+def probe(
+    config: Config, name: str, judge: settings.ProbeJudge, base: Step, pairs: Step, calibration: Step
+) -> Step:
     """The linear head of a judge that reads a frozen model's hidden states, with its threshold."""
-    settings = {
-        "what": "probe",
-        "target": judge.target_,
-        **judge.model_dump(include={"depth", "c", "reply_tokens", "threshold"}),
-        "dtype": config.generation.dtype,
-    }
-    return Step(
-        "prepare", f"{name} head", settings, {"model": base, "pairs": pairs, "calibration": calibration}
-    )
+    of_head = judge.model_dump(include={"depth", "c", "reply_tokens", "threshold"})
+    its = ProbeHead(target=judge.target_, dtype=config.generation.dtype, **of_head)
+    inputs = {"model": base, "pairs": pairs, "calibration": calibration}
+    return Step("prepare", f"{name} head", its.keyed(), inputs)
 
 
-def member(name: str, model: Member) -> Step:
+def member(name: str, model: settings.Member) -> Step:
     """A model folder: from the hub, from a packaged GGUF, from scratch or of your own."""
-    settings = {
-        k: v for k, v in model.model_dump().items() if v is not None and k not in ("gated", "download_gb")
-    }
-    return Step("prepare", f"{name} model", {"what": "model", **settings})
+    its: Settings
+    unkeyed: dict[str, Any] = {}
+    match model:
+        case settings.HubMember():
+            its = HubModel(model.id, model.revision)
+        case settings.GgufMember():
+            path = content.package_file(model.package, model.file)
+            its = GgufModel(model.package, model.file, content.file_digest(path) if path else "not installed")
+        case settings.LocalMember():
+            folder = Path(model.path).expanduser().absolute()
+            its, unkeyed = LocalModel(content.folder_digest(folder)), {"path": str(folder)}
+        case settings.ScratchMember():
+            from pipeline.stages.scratch import fingerprint
+
+            its = ScratchModel(lessons=fingerprint(), **model.model_dump(exclude={"kind"}))
+        case settings.TunedMember():
+            raise ValueError("a tuned member is made by a training, not by this step")
+    return Step("prepare", f"{name} model", its.keyed(), {}, unkeyed)
 
 
-def lora(config: Config, role: str, model: Step, rows: dict[str, Step], section: Role, seed: int) -> Step:
-    """A training. All roles share one stage; they differ in rows, model and the arguments that `section` overrides."""
-    settings = {
-        "role": role,
-        "lora": config.train.lora.model_dump(),
-        "dtype": config.train.dtype,
-        "args": {**config.train.args, **section.args},
-        "seed": seed,
-        "system_prompt": config.model.system_prompt,
-    }
-    speed = {"devices": config.train.devices}
-    return Step("finetune", f"{role} LoRA", settings, {"model": model, **rows}, speed)
+def merged(name: str, model: Step, adapter: Step) -> Step:
+    """A model with a LoRA folded into it."""
+    return Step("prepare", name, MergedModel().keyed(), {"model": model, "adapter": adapter})
+
+
+def lora(
+    config: Config, role: str, model: Step, rows: dict[str, Step], section: settings.Role, seed: int
+) -> Step:
+    """A training. All roles share one stage; they differ in rows, model and the arguments that `section` overrides.
+
+    Raises:
+        UserError: the batch cannot be shared among `train.devices`.
+    """
+    args = {**config.train.args, **section.args}
+    size, steps = (args.pop(key, 1) for key in (PER_DEVICE, ACCUMULATION))
+    its = Finetune(
+        role=role,
+        lora=config.train.lora.model_dump(),
+        dtype=config.train.dtype,
+        batch_size=size * steps,
+        args=args,
+        seed=seed,
+        system_prompt=config.model.system_prompt,
+    )
+    unkeyed = {"devices": config.train.devices, **shared(size, steps, config.train.devices)}
+    return Step("finetune", f"{role} LoRA", its.keyed(), {"model": model, **rows}, unkeyed)
+
+
+def shared(size: int, steps: int, devices: int) -> dict[str, int]:
+    """A batch of size x steps rows shared among devices: the arguments for each, so that the batch stays the same.
+
+    Raises:
+        UserError: it cannot be shared evenly.
+    """
+    if steps % devices == 0:
+        return {PER_DEVICE: size, ACCUMULATION: steps // devices}
+    if (size * steps) % devices == 0:
+        part = size * steps // devices
+        fits = max(n for n in range(1, size + 1) if part % n == 0)
+        return {PER_DEVICE: fits, ACCUMULATION: part // fits}
+    raise UserError(
+        f"train.devices={devices} cannot share a batch of {size * steps} rows evenly: change train.devices, "
+        f"train.args.{PER_DEVICE}={size} or train.args.{ACCUMULATION}={steps}"
+    )
 
 
 def external(name: str, path: str | None) -> External | None:
@@ -106,7 +152,7 @@ def external(name: str, path: str | None) -> External | None:
     if path is None:
         return None
     folder = Path(path)
-    if not (folder / "adapter_config.json").exists():
+    if not (folder / ADAPTER).exists():
         raise UserError(
             f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder"
         )

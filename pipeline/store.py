@@ -41,11 +41,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:20]
-
-
 @dataclass(frozen=True)
 class External:
     """Something made elsewhere, such as an adapter that the user brings. Keyed by its content, not its path."""
@@ -55,10 +50,9 @@ class External:
 
     @cached_property
     def key(self) -> str:
-        files = sorted(
-            p for p in self.path.rglob("*") if p.is_file() and p.suffix in {".json", ".safetensors", ".bin"}
-        )
-        return digest({str(p.relative_to(self.path)): file_digest(p) for p in files})
+        from pipeline.content import folder_digest
+
+        return folder_digest(self.path, {".json", ".safetensors", ".bin"})
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,9 @@ class Step:
     name: str  # for people; not part of the key
     settings: Mapping[str, Any]
     inputs: Mapping[str, Step | External] = field(default_factory=dict)
-    speed: Mapping[str, Any] = field(
+    unkeyed: Mapping[str, Any] = field(
         default_factory=dict
-    )  # batch sizes, devices: change no result, so not in the key
+    )  # settings that change no result: batch sizes, devices
 
     @cached_property
     def key(self) -> str:

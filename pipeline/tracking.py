@@ -6,12 +6,16 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from evaluation.long_form import ResultRow
+from evaluation.run_file import Cost
+from pipeline.artifacts import ADAPTER, COMPLETIONS, LOG
 from pipeline.settings import Config
 from pipeline.store import MANIFEST, Step
 
@@ -93,30 +97,30 @@ class Tracker:
             run.config.update({space: manifest["settings"]}, allow_val_change=True)
             run.summary[f"{space}/wall_s"] = manifest["wall_s"]
             run.summary[f"{space}/peak_memory_bytes"] = manifest["peak_memory_bytes"]
-            curve = folder / "log.jsonl"
+            curve = folder / LOG
             if step.stage == "finetune" and curve.exists():
                 run.define_metric(f"{space}/*", step_metric=f"{space}/step")
                 for line in curve.read_text().splitlines():
                     row = json.loads(line)
                     run.log({f"{space}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
-            if self.config.tracking.log_adapters and (folder / "adapter_config.json").exists():
+            if self.config.tracking.log_adapters and (folder / ADAPTER).exists():
                 artifact = wandb.Artifact(
                     f"{step.stage}-{step.key}", type="adapter", metadata={"name": step.name}
                 )
                 artifact.add_dir(str(folder))
                 run.log_artifact(artifact)
-            if self.config.tracking.log_completions and (folder / "completions.jsonl").exists():
+            if self.config.tracking.log_completions and (folder / COMPLETIONS).exists():
                 artifact = wandb.Artifact(f"completions-{step.key}", type="completions")
-                artifact.add_file(str(folder / "completions.jsonl"))
+                artifact.add_file(str(folder / COMPLETIONS))
                 run.log_artifact(artifact)
         except Exception as error:
             self._give_up(error)
 
     def report(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[ResultRow],
         figures: Sequence[Path],
-        costs: Sequence[Mapping[str, Any]] = (),
+        costs: Sequence[Cost] = (),
     ) -> None:
         """Log the results table, the figures and what the stages cost."""
         run = self._start()
@@ -125,11 +129,14 @@ class Tracker:
         try:
             import wandb
 
-            for name, found in (("results", rows), ("costs", costs)):
+            tables = {
+                "results": [asdict(row) for row in rows],
+                "costs": [cost.model_dump() for cost in costs],
+            }
+            for name, found in tables.items():
                 if found:
-                    columns = list(found[0])
-                    data = [[row[column] for column in columns] for row in found]
-                    run.log({f"report/{name}": wandb.Table(columns=columns, data=data)})
+                    data = [list(row.values()) for row in found]
+                    run.log({f"report/{name}": wandb.Table(columns=list(found[0]), data=data)})
             run.log(
                 {
                     f"report/{figure.stem}": wandb.Image(str(figure))

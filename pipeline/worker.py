@@ -4,7 +4,7 @@
     python -m pipeline.worker --launch N SPEC     accelerate's launcher with N ranks
     python -m pipeline.worker SPEC                one of its ranks
 
-SPEC (a file, or a line): {"stage", "log", "jobs": [{"name", "settings", "speed", "inputs": {role: folder}, "output"}]}.
+SPEC (a file, or a line): {"stage", "log", "jobs": [{"name", "settings", "unkeyed", "inputs": {role: folder}, "output"}]}.
 Jobs are finished one by one; each gets a `done.json`, after which the main process moves it to its final place. What
 happens is told on stdout as JSON lines (`pipeline.progress`): progress, and at the end `finished` or `error`.
 
@@ -97,7 +97,7 @@ def read_jobs(spec: dict[str, Any]) -> list[Job]:
         Job(
             j["name"],
             j["settings"],
-            j["speed"],
+            j["unkeyed"],
             {role: Path(folder) for role, folder in j["inputs"].items()},
             Path(j["output"]),
         )

@@ -1,28 +1,63 @@
-"""Joining items with completions (and verdicts) by id, so that nothing is ever matched by position."""
+"""What a scorer gives back, and joining items with completions (and verdicts) by id: nothing is matched by position."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
+from data.schema import Completion, Item, Verdict
 from safemerge.errors import UserError
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Scored:
+    """What a benchmark says of one reply.
+
+    outcome: correct (utility), harmful (harm) or refused (over-refusal); None where the judge gave no valid verdict.
+    invalid: no answer was found (utility: counted as wrong), or the verdict is neither safe nor unsafe.
+    """
+
+    id: str
+    half: str
+    outcome: bool | None
+    invalid: bool
+    category: str = ""  # of the prompt
+    benign: bool = False  # over-refusal only: the prompt should be answered
+    verdict: str = ""  # of the judge, where there is one
+    answer: str = ""  # utility only: what was read from the reply
+    reference: str = ""
+    also: Mapping[str, bool] = field(default_factory=dict)  # secondary outcomes: rates of their own
 
 
-def by_id(rows: list[Row], what: str) -> dict[str, Row]:
+class Identified(Protocol):
+    """A row with an id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Left = TypeVar("Left", bound=Identified)
+Right = TypeVar("Right", bound=Identified)
+
+
+def by_id(rows: Sequence[Left], what: str) -> dict[str, Left]:
     """Rows by id; a repeated id is an error because it would be counted twice."""
-    table: dict[str, Row] = {}
+    table: dict[str, Left] = {}
     for row in rows:
-        if row["id"] in table:
-            raise UserError(f"{what} hold the id {row['id']!r} twice: make the ids unique and generate again")
-        table[row["id"]] = row
+        if row.id in table:
+            raise UserError(f"{what} hold the id {row.id!r} twice: make the ids unique and generate again")
+        table[row.id] = row
     return table
 
 
-def pair(items: list[Row], completions: list[Row], what: str = "completions") -> list[tuple[Row, Row]]:
+def pair(
+    items: Sequence[Left], completions: Sequence[Right], what: str = "completions"
+) -> list[tuple[Left, Right]]:
     """(item, its completion or verdict), in the order of the items.
 
-    A missing one is an error, an extra one too.
+    Raises:
+        UserError: one is missing, or there is one too many.
     """
     table, wanted = by_id(completions, what), by_id(items, "items")
     missing = [key for key in wanted if key not in table]
@@ -30,35 +65,17 @@ def pair(items: list[Row], completions: list[Row], what: str = "completions") ->
     if missing or unknown:
         name = (missing or unknown)[0]
         raise UserError(
-            f"{what} and items do not match: {len(missing)} missing, {len(unknown)} unknown (such as "
-            f"{name!r}); "
+            f"{what} and items do not match: {len(missing)} missing, {len(unknown)} unknown (such as {name!r}); "
             "they come from different item files, generate or judge again"
         )
     return [(item, table[key]) for key, item in wanted.items()]
 
 
-def verdict_rows(
-    items: list[Row], completions: list[Row], verdicts: list[Row] | None
-) -> list[tuple[Row, Row, Row]]:
-    """(item, its verdict, what every judged benchmark says of it), in the order of the items.
-
-    The third holds id, category, half, verdict and invalid (neither safe nor unsafe). No verdicts: the phrase judge.
-    """
+def judged(
+    items: Sequence[Item], completions: Sequence[Completion], verdicts: Sequence[Verdict] | None
+) -> list[tuple[Item, Verdict]]:
+    """(item, its verdict), in the order of the items. No verdicts: the phrase judge's."""
     from evaluation.judges import refusal_verdicts
 
     pair(items, completions)
-    found = refusal_verdicts(completions) if verdicts is None else verdicts
-    return [
-        (
-            item,
-            verdict,
-            {
-                "id": item["id"],
-                "category": item.get("category") or "",
-                "half": item.get("half", "test"),
-                "verdict": verdict["verdict"],
-                "invalid": verdict["verdict"] not in ("safe", "unsafe"),
-            },
-        )
-        for item, verdict in pair(items, found, "verdicts")
-    ]
+    return pair(items, refusal_verdicts(completions) if verdicts is None else verdicts, "verdicts")

@@ -18,9 +18,11 @@ is called utility.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-from evaluation.benchmarks.common import pair
+from data.schema import Completion, Item
+from evaluation.benchmarks.common import Scored, pair
 
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
@@ -29,30 +31,28 @@ INVALID = "[invalid]"
 
 
 def score(
-    items: list[dict[str, Any]],
-    completions: list[dict[str, Any]],
+    items: Sequence[Item],
+    completions: Sequence[Completion],
     *,
     primary: Literal["strict", "flexible"] = "flexible",
-) -> list[dict[str, Any]]:
-    """A row per item: id, category, half, answer, correct, invalid (no number found), gsm8k_strict,
-    gsm8k_flexible.
-    """
+) -> list[Scored]:
+    """A row per item: correct by the `primary` filter; both filters' outcomes beside it. Invalid: no number found."""
     rows = []
     for item, completion in pair(items, completions):
-        text, reference = completion["completion"], str(item["reference"])
+        text, reference = completion.completion, item.reference
         found = {"strict": extract_strict(text), "flexible": extract_flexible(text)}
         right = {name: exact_match(answer, reference) for name, answer in found.items()}
         rows.append(
-            {
-                "id": item["id"],
-                "category": item.get("category", ""),
-                "half": item.get("half", "test"),
-                "answer": found[primary],
-                "correct": right[primary],
-                "invalid": found[primary] == INVALID,
-                "gsm8k_strict": right["strict"],
-                "gsm8k_flexible": right["flexible"],
-            }
+            Scored(
+                item.id,
+                item.half,
+                outcome=right[primary],
+                invalid=found[primary] == INVALID,
+                category=item.category,
+                answer=found[primary],
+                reference=reference,
+                also={f"gsm8k_{name}": outcome for name, outcome in right.items()},
+            )
         )
     return rows
 
@@ -74,8 +74,3 @@ def exact_match(prediction: str, reference: str) -> bool:
     for pattern in IGNORED:
         prediction, reference = pattern.sub("", prediction), pattern.sub("", reference)
     return prediction.lower() == reference.lower()
-
-
-def extra(rows: list[dict[str, Any]]) -> dict[str, list[bool]]:
-    """Secondary metrics as 0/1 outcomes per prompt."""
-    return {name: [row[name] for row in rows] for name in ("gsm8k_strict", "gsm8k_flexible")}

@@ -26,9 +26,10 @@ same holds.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
 
-from evaluation.benchmarks.common import pair
+from data.schema import Completion, Item
+from evaluation.benchmarks.common import Scored, pair
 
 LABELS = ("yes", "no", "maybe")
 _ENDS = r"(?=\s*(?:[.,;:!?)\]\"'*`\n]|-|$))"
@@ -49,54 +50,47 @@ def parse(text: str) -> str:
     return words.pop() if len(words) == 1 else ""
 
 
-def score(items: list[dict[str, Any]], completions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per item: id, category, half, answer, reference, correct, invalid (no answer found, counted as
-    wrong).
-    """
+def score(items: Sequence[Item], completions: Sequence[Completion]) -> list[Scored]:
+    """A row per item: correct if the answer is the reference. Invalid: no answer found."""
     rows = []
     for item, completion in pair(items, completions):
-        answer, reference = parse(completion["completion"]), str(item["reference"]).strip().lower()
+        answer, reference = parse(completion.completion), item.reference.strip().lower()
+        right = answer == reference
         rows.append(
-            {
-                "id": item["id"],
-                "category": item.get("category", ""),
-                "half": item.get("half", "test"),
-                "answer": answer,
-                "reference": reference,
-                "correct": answer == reference,
-                "invalid": not answer,
-            }
+            Scored(
+                item.id,
+                item.half,
+                outcome=right,
+                invalid=not answer,
+                category=item.category,
+                answer=answer,
+                reference=reference,
+                also={"pubmedqa_accuracy": right},
+            )
         )
     return rows
 
 
-def macro_f1(rows: list[dict[str, Any]]) -> float:
+def macro_f1(rows: Sequence[Scored]) -> float:
     """Mean F1 of the labels that occur in the references or the answers, as scikit-learn's macro average of
     the three.
     """
     scores = []
     for label in LABELS:
-        hit = sum(r["answer"] == label == r["reference"] for r in rows)
-        wrong = sum(r["answer"] == label != r["reference"] for r in rows)
-        missed = sum(r["reference"] == label != r["answer"] for r in rows)
+        hit = sum(r.answer == label == r.reference for r in rows)
+        wrong = sum(r.answer == label != r.reference for r in rows)
+        missed = sum(r.reference == label != r.answer for r in rows)
         if hit + wrong + missed:
             scores.append(2 * hit / (2 * hit + wrong + missed))
     return sum(scores) / len(scores) if scores else float("nan")
 
 
-def extra(rows: list[dict[str, Any]]) -> dict[str, list[bool]]:
-    """Secondary metrics as 0/1 outcomes per prompt."""
-    return {"pubmedqa_accuracy": [row["correct"] for row in rows]}
-
-
-def statistics(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+def statistics(rows: Sequence[Scored]) -> dict[str, tuple[float, float, float]]:
     """Metrics that are no mean over prompts, each with a 95 % bootstrap interval (value, low, high)."""
     return {"macro_f1": (macro_f1(rows), *macro_f1_interval(rows))}
 
 
-def macro_f1_interval(
-    rows: list[dict[str, Any]], resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def macro_f1_interval(rows: Sequence[Scored], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap over prompts, drawn as multinomial confusion tables (the same thing, and fast)."""
     import numpy as np
 
@@ -105,8 +99,8 @@ def macro_f1_interval(
     answers = (*LABELS, "")
     table = np.zeros((3, 4))
     for row in rows:
-        if row["reference"] in LABELS:
-            table[LABELS.index(row["reference"]), answers.index(row["answer"])] += 1
+        if row.reference in LABELS:
+            table[LABELS.index(row.reference), answers.index(row.answer)] += 1
     draws = np.random.default_rng(seed).multinomial(int(table.sum()), table.ravel() / table.sum(), resamples)
     draws = draws.reshape(resamples, 3, 4)
     hit = np.diagonal(draws[:, :, :3], axis1=1, axis2=2)

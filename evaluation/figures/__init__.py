@@ -1,6 +1,5 @@
 """The report's figures. Each function writes its figure beside the given stem and returns the paths, [] without data."""
 
-from evaluation.figures.canvas import style
 from evaluation.figures.grid import heatmap, pareto, read_similarity, tau_curve
 from evaluation.figures.rates import category_bars, seed_spread, training
 
@@ -10,7 +9,6 @@ __all__ = [
     "pareto",
     "read_similarity",
     "seed_spread",
-    "style",
     "tau_curve",
     "training",
 ]

@@ -1,4 +1,4 @@
-"""How every figure is drawn and saved: as PNG and SVG, in Okabe-Ito colours plus a marker per method."""
+"""How every figure is drawn and saved: as PNG and SVG. A method's colour and marker come from its configuration."""
 
 from __future__ import annotations
 
@@ -7,23 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evaluation.results import Entry
-
-# Okabe & Ito 2008, colour-blind safe.
-STYLE = {
-    "aligned": ("#009E73", "s"),
-    "finetuned": ("#D55E00", "X"),
-    "safeinstruct": ("#CC79A7", "P"),
-    "resta": ("#E69F00", "v"),
-    "safelora": ("#56B4E9", "^"),
-    "full": ("#666666", "p"),
-    "scale": ("#A6761D", "h"),
-    "safemerge": ("#0072B2", "o"),
-    "safemerge (exact)": ("#332288", "D"),  # beside the released arithmetic
-    "random": ("#999999", "<"),
-    "highest": ("#444444", ">"),
-}
-OTHER = ("#000000", "d")
 RC: Any = {  # matplotlib types the keys as one long literal
     "font.size": 10,
     "axes.spines.top": False,
@@ -60,12 +43,3 @@ def figure(
             path = stem.with_suffix(suffix)
             fig.savefig(path, metadata=metadata)
             paths.append(path)
-
-
-def style(name: str) -> tuple[str, str]:
-    """(colour, marker) of a method, or of a row's name, which may say how it combines."""
-    return STYLE.get(name) or STYLE.get(name.split(" ")[0], OTHER)
-
-
-def title(entry: Entry) -> str:
-    return f"{entry.spec['model']}, {entry.spec['task']}, seed {entry.spec['seed']}"

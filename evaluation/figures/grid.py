@@ -7,20 +7,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-from evaluation.choosing import Chosen, rate_of
-from evaluation.figures.canvas import STYLE, figure, style, title
+from evaluation.choosing import Chosen, first_of, rate_of
+from evaluation.figures.canvas import figure
 from evaluation.results import Entry, Point
-from evaluation.tables import benchmark_name, method_name
 
 
 def _axes(entry: Entry) -> tuple[str | None, str | None]:
-    return next(iter(entry.benchmarks("utility")), None), next(iter(entry.benchmarks("harm")), None)
+    return entry.first("utility"), entry.first("harm")
 
 
 def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     """Harm against utility on the test half.
 
-    Every point of every grid, the chosen ones with their intervals.
+    Every point of every grid, the selected ones with their intervals.
     """
     utility, harm = _axes(entry)
     rates = {
@@ -40,28 +39,28 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         if len(spots) > 1:
             ax.scatter(
                 *zip(*((100 * u.value, 100 * h.value) for u, h in spots), strict=True),
-                s=26, facecolors="none", edgecolors=STYLE["safemerge"][0], linewidths=0.9,
+                s=26, facecolors="none", edgecolors=grid[0].spec.display.colour, linewidths=0.9,
                 label=f"SafeMERGE grid ({len(spots)} points{', development half' if split == 'dev' else ''})",
                 zorder=2,
             )  # fmt: skip
         for name, (u, h) in rates.items():
-            colour, marker = style(name)
+            display = chosen[name].spec.display
             ours = chosen[name].method == "safemerge"
             ax.errorbar(
                 100 * u.value, 100 * h.value,
                 xerr=[[100 * max(0.0, u.value - u.low)], [100 * max(0.0, u.high - u.value)]],
                 yerr=[[100 * max(0.0, h.value - h.low)], [100 * max(0.0, h.high - h.value)]],
-                fmt=marker, color=colour, ecolor=colour, elinewidth=1.6 if ours else 0.9, alpha=1.0,
+                fmt=display.marker, color=display.colour, ecolor=display.colour, elinewidth=1.6 if ours else 0.9, alpha=1.0,
                 markersize=11 if ours else 8, markeredgecolor="white", markeredgewidth=0.8,
-                zorder=5 if ours else 4, label=method_name(name),
+                zorder=5 if ours else 4, label=name,
             )  # fmt: skip
-        ax.set_xlabel(f"Utility: {benchmark_name(utility)} (%)  → better")
-        ax.set_ylabel(f"Harm: {benchmark_name(harm)} (%)\n← better (down)")
+        ax.set_xlabel(f"Utility: {entry.benchmark_name(utility)} (%)  → better")
+        ax.set_ylabel(f"Harm: {entry.benchmark_name(harm)} (%)\n← better (down)")
         ax.set_ylim(bottom=-3)  # a marker at 0 stays whole
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, labelspacing=0.7)
         n = max(h.n for _, h in rates.values())
         ax.set_title(
-            f"{title(entry)}: test half, bars are 95 % intervals (harm n ≤ {n})", loc="left", fontsize=10
+            f"{entry.title}: test half, bars are 95 % intervals (harm n ≤ {n})", loc="left", fontsize=10
         )
     return paths
 
@@ -73,14 +72,14 @@ def read_similarity(path: Path) -> list[dict[str, Any]]:
 
 
 def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
-    """rho by layer and kind; modules that the chosen point merged are outlined."""
+    """rho by layer and kind; modules that the selected point merged are outlined."""
     paths: list[Path] = []
-    if not entry.spec.get("similarity"):
+    if not entry.spec.similarity:
         return paths
     import numpy as np
     from matplotlib.patches import Patch, Rectangle
 
-    rows = [row for row in read_similarity(entry.path(entry.spec["similarity"])) if math.isfinite(row["rho"])]
+    rows = [row for row in read_similarity(entry.path(entry.spec.similarity)) if math.isfinite(row["rho"])]
     layers = sorted({int(float(row["layer"])) for row in rows if row["layer"] != ""})
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     if not layers:
@@ -91,7 +90,7 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
         if row["layer"] != "":
             where[row["module"]] = (kinds.index(row["kind"]), layers.index(int(float(row["layer"]))))
             values[where[row["module"]]] = row["rho"]
-    selected = set(point.spec.get("selected") or []) if point else set()
+    selected = set(point.spec.selected) if point else set()
     with figure(max(6.0, 1.9 + 0.3 * len(layers)), 1.7 + 0.36 * len(kinds), paths, stem) as (fig, axes):
         ax = axes[0][0]
         ax.grid(False)
@@ -106,13 +105,13 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
         ax.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
         ax.set_xlabel("layer")
         fig.colorbar(image, ax=ax, label="ρ", pad=0.015)
-        ax.set_title(f"ρ of each LoRA module ({title(entry)})", loc="left", fontsize=10)
+        ax.set_title(f"ρ of each LoRA module ({entry.title})", loc="left", fontsize=10)
         if selected:
             patch = Patch(
                 fill=False,
                 edgecolor="#D55E00",
                 linewidth=2,
-                label=f"merged by the chosen point: {len(selected)} of {len(rows)}",
+                label=f"merged by the selected point: {len(selected)} of {len(rows)}",
             )
             fig.legend(handles=[patch], loc="outside lower right", fontsize=8.5)
     return paths
@@ -126,33 +125,33 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     from matplotlib.ticker import MaxNLocator
 
     utility, harm = _axes(entry)
-    ours = next((p for p in chosen.values() if p.method == "safemerge"), None)
-    points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.get("tau"))]
-    points = [p for p in points if ours is None or p.spec.get("combine") == ours.spec.get("combine")]
+    ours = first_of(chosen, "safemerge")
+    points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.tau)]
+    points = [p for p in points if ours is None or p.spec.combine == ours.spec.combine]
     split = "all" if all(p.answered(b, "all") for p in points for b in p.completions) else "dev"
     points = [p for p in points if all(rate_of(entry, p, b, split).n for b in (utility, harm))]
     paths: list[Path] = []
-    if not utility or not harm or len({p.spec["tau"] for p in points}) < 2:
+    if not utility or not harm or len({p.spec.tau for p in points}) < 2:
         return paths
-    alphas = sorted({p.spec.get("alpha") or 0.0 for p in points})
+    alphas = sorted({p.spec.alpha or 0.0 for p in points})
     base = {m: next((p for p in entry.points if p.method == m), None) for m in ("aligned", "finetuned")}
     with figure(7.2, 6.4, paths, stem, rows=3) as (fig, axes):
         count, top, bottom = (row[0] for row in axes)
-        merged = sorted({(p.spec["tau"], p.spec["merged_modules"]) for p in points})
+        merged = sorted({(p.spec.tau, p.spec.merged_modules) for p in points})
         count.step(*zip(*merged, strict=True), where="post", color="#444444", marker="o", markersize=4)
         count.set_ylabel("modules merged")
         count.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         which = "all prompts" if split == "all" else "development half"
-        name = method_name(f"safemerge ({points[0].spec.get('combine')})")
-        count.set_title(f"{name} over τ ({title(entry)}, {which})", loc="left", fontsize=10)
+        name = entry.row_name(points[0])
+        count.set_title(f"{name} over τ ({entry.title}, {which})", loc="left", fontsize=10)
         shades = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
         for ax, benchmark, label in ((top, utility, "utility"), (bottom, harm, "harm")):
             for i, alpha in enumerate(alphas):
                 line = sorted(
                     (
-                        (p.spec["tau"], rate_of(entry, p, benchmark, split))
+                        (p.spec.tau or 0.0, rate_of(entry, p, benchmark, split))
                         for p in points
-                        if (p.spec.get("alpha") or 0.0) == alpha
+                        if (p.spec.alpha or 0.0) == alpha
                     ),
                     key=lambda pair: pair[0],
                 )
@@ -177,23 +176,21 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
                 )
             for method, point in base.items():
                 rate = rate_of(entry, point, benchmark, split)
-                if rate.n:
+                if point and rate.n:
                     dash = (0, (5, 2)) if method == "aligned" else (0, (1, 1.5))
                     ax.axhline(
                         100 * rate.value,
-                        color=style(method)[0],
+                        color=point.spec.display.colour,
                         linewidth=1.3,
                         linestyle=dash,
-                        label=method_name(method),
+                        label=entry.row_name(point),
                     )
-            ax.set_ylabel(f"{label}: {benchmark_name(benchmark)} (%)")
+            ax.set_ylabel(f"{label}: {entry.benchmark_name(benchmark)} (%)")
         for ax in (count, top, bottom):
             ax.sharex(bottom)
-            if ours and _finite(ours.spec.get("tau")):
-                ax.axvline(
-                    ours.spec["tau"], color="#000000", linewidth=0.9, linestyle="-", alpha=0.45, zorder=1
-                )
-        bottom.set_xlabel("τ (the grey line is the chosen one)")
+            if ours and _finite(ours.spec.tau):
+                ax.axvline(ours.spec.tau, color="#000000", linewidth=0.9, linestyle="-", alpha=0.45, zorder=1)
+        bottom.set_xlabel("τ (the grey line is the selected one)")
         bottom.set_ylim(bottom=0)
         fig.legend(
             *top.get_legend_handles_labels(),
@@ -204,5 +201,5 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     return paths
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

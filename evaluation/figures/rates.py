@@ -6,24 +6,24 @@ import math
 from pathlib import Path
 from typing import Any
 
-from evaluation.figures.canvas import figure, style
+from evaluation.analysis import Group, HeadlineRow
+from evaluation.figures.canvas import figure
 from evaluation.results import Entry
 from evaluation.sections import FEWEST, large_categories
 from evaluation.soundness import training_curves
-from evaluation.tables import benchmark_name, method_name
 
 
-def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
-    """Harm per category for the chosen points, first harm benchmark, with intervals; not for the smallest categories."""
-    benchmark = next(iter(group["harm"]), None)
+def category_bars(group: Group, stem: Path) -> list[Path]:
+    """Harm per category for the selected points, first harm benchmark, with intervals; not for the smallest categories."""
+    benchmark = group.first_harm
     kinds = [category for b, category in large_categories(group) if b == benchmark]
-    controls = {row["name"] for row in group["headline"] if row["control"]}
+    shown = group.displays()
     rates = {
-        (row["name"], row["category"]): row["rate"]
-        for row in group["categories"]
-        if row["benchmark"] == benchmark and row["category"] in kinds and row["rate"]["n"] >= FEWEST
+        (row.name, row.category): row.rate
+        for row in group.categories
+        if row.benchmark == benchmark and row.category in kinds and row.rate.n >= FEWEST
     }
-    names = [n for n in dict.fromkeys(name for name, _ in rates) if n not in controls]
+    names = [n for n in dict.fromkeys(name for name, _ in rates) if not shown[n].control]
     paths: list[Path] = []
     if not names:
         return paths
@@ -31,51 +31,40 @@ def category_bars(group: dict[str, Any], stem: Path) -> list[Path]:
     with figure(max(7.2, 0.24 * len(names) * len(kinds) + 1.5), 3.9, paths, stem) as (fig, axes):
         ax = axes[0][0]
         ax.grid(False, axis="x")
-        hatches = {
-            "aligned": "..",
-            "safemerge": "",
-            "finetuned": "//",
-            "safelora": "\\\\",
-            "resta": "xx",
-            "safeinstruct": "--",
-        }
         for i, name in enumerate(names):
             known = [(x, rates[name, k]) for x, k in enumerate(kinds) if (name, k) in rates]
             at = [x + (i - (len(names) - 1) / 2) * width for x, _ in known]
             error = [
-                [max(0.0, 100 * (r["value"] - r["low"])) for _, r in known],
-                [max(0.0, 100 * (r["high"] - r["value"])) for _, r in known],
+                [max(0.0, 100 * (r.value - r.low)) for _, r in known],
+                [max(0.0, 100 * (r.high - r.value)) for _, r in known],
             ]
             ax.bar(
-                at, [100 * r["value"] for _, r in known], width * 0.94, yerr=error, color=style(name)[0],
-                hatch=hatches.get(name.split(" ")[0], ""), edgecolor="white", linewidth=0.4, label=method_name(name),
+                at, [100 * r.value for _, r in known], width * 0.94, yerr=error, color=shown[name].colour,
+                hatch=shown[name].hatch, edgecolor="white", linewidth=0.4, label=name,
                 error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
             )  # fmt: skip
-            none = [x for x, (_, r) in zip(at, known, strict=True) if not r["value"]]
+            none = [x for x, (_, r) in zip(at, known, strict=True) if not r.value]
             if none:  # a bar of no height says whose it is by its marker
-                ax.plot(none, [0] * len(none), style(name)[1], color=style(name)[0], markersize=5)
+                ax.plot(none, [0] * len(none), shown[name].marker, color=shown[name].colour, markersize=5)
         ax.set_xticks(range(len(kinds)), kinds)
-        ax.set_ylabel(f"Harm: {benchmark_name(benchmark)} (%)")
+        ax.set_ylabel(f"Harm: {group.name_of(benchmark)} (%)")
         ax.set_ylim(bottom=-3)
-        ax.set_title(
-            f"Harm by category ({group['model']}, {group['task']}, test half)", loc="left", fontsize=10
-        )
+        ax.set_title(f"Harm by category ({group.model}, {group.task}, test half)", loc="left", fontsize=10)
         fig.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5)
     return paths
 
 
-def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
+def seed_spread(group: Group, stem: Path) -> list[Path]:
     """Each seed's rate per method, with the mean; only for two seeds or more."""
-    harm = next(iter(group["harm"]), None)
     panels = [
-        (group["utility"], "Utility"),
-        (harm, "Harm"),
-        (next(iter(group["over_refusal"]), None), "Over-refusal"),
+        (group.utility, "Utility"),
+        (group.first_harm, "Harm"),
+        (next(iter(group.over_refusal), None), "Over-refusal"),
     ]
-    rows = [row for row in group["headline"] if any(_known(row, b) for b, _ in panels)]
+    rows = [row for row in group.headline if any(_known(row, b) for b, _ in panels)]
     panels = [(b, label) for b, label in panels if any(_known(row, b) for row in rows)]
     paths: list[Path] = []
-    if len(group["seeds"]) < 2 or not panels:
+    if len(group.seeds) < 2 or not panels:
         return paths
     with figure(3.0 + 2.0 * len(panels), 1.2 + 0.32 * len(rows), paths, stem, cols=len(panels)) as (
         fig,
@@ -85,7 +74,7 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
             for y, row in enumerate(rows):
                 values = _known(row, benchmark)
                 if values:
-                    colour, marker = style(row["name"])
+                    colour, marker = row.display.colour, row.display.marker
                     ax.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.5, alpha=0.5)
                     ax.plot(
                         values,
@@ -100,14 +89,11 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
                     ax.plot(
                         sum(values) / len(values), y, "|", color="#000000", markersize=13, markeredgewidth=1.5
                     )
-            ax.set_yticks(
-                range(len(rows)), [method_name(r["name"]) for r in rows] if ax is axes[0][0] else []
-            )
+            ax.set_yticks(range(len(rows)), [row.name for row in rows] if ax is axes[0][0] else [])
             ax.set_ylim(len(rows) - 0.5, -0.5)
-            ax.set_title(f"{label} (%)\n{benchmark_name(benchmark)}", fontsize=9)
+            ax.set_title(f"{label} (%)\n{group.name_of(benchmark)}", fontsize=9)
         fig.suptitle(
-            f"{len(group['seeds'])} seeds: a marker each, the bar is their mean ({group['model']}, test "
-            "half)",
+            f"{len(group.seeds)} seeds: a marker each, the bar is their mean ({group.model}, test half)",
             fontsize=10,
             x=0.01,
             ha="left",
@@ -115,10 +101,10 @@ def seed_spread(group: dict[str, Any], stem: Path) -> list[Path]:
     return paths
 
 
-def _known(row: dict[str, Any], benchmark: str | None) -> list[float]:
+def _known(row: HeadlineRow, benchmark: str | None) -> list[float]:
     """A row's rates of a benchmark in percent, of the seeds that have one."""
-    values = row["rates"].get(benchmark, {}).get("values", [])
-    return [100 * v for v in values if not math.isnan(v)]
+    rate = row.rates.get(benchmark or "")
+    return [100 * v for v in (rate.values if rate else []) if not math.isnan(v)]
 
 
 def training(entries: list[Entry], stem: Path) -> list[Path]:
@@ -128,7 +114,7 @@ def training(entries: list[Entry], stem: Path) -> list[Path]:
         for name, rows in training_curves(entry).items():
             rows = [row for row in rows if math.isfinite(row["loss"])]
             if len(rows) > 1:  # a line needs two
-                curves.setdefault(name, []).append((entry.spec["seed"], rows))
+                curves.setdefault(name, []).append((entry.spec.seed, rows))
     paths: list[Path] = []
     if not curves:
         return paths

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import Encoded, example_ids
-from data.schema import read_jsonl
 from evaluation.guard_format import guard_answer, small_guard_prompt
+from pipeline import artifacts
+from pipeline.artifacts import LOG, LabelRow, Labels, model_folder
 from pipeline.progress import report
-from pipeline.stages.prepare import model_folder
+from pipeline.stage_settings import Finetune
+from pipeline.steps import ACCUMULATION, PER_DEVICE
 from pipeline.worker import Job
 from safemerge.errors import UserError
 
@@ -21,16 +23,12 @@ def load_pairs(inputs: dict[str, Path]) -> list[tuple[str, str]]:
     """(prompt, response) of every data input, in the order of their names."""
     pairs: list[tuple[str, str]] = []
     for role in sorted(set(inputs) - {"model"}):
-        for row in read_jsonl(inputs[role] / "rows.jsonl"):
-            if role == "guard":
-                pairs.append(
-                    (
-                        small_guard_prompt(row["prompt"], row["response"]),
-                        guard_answer(row["label"], row["category"]),
-                    )
-                )
-            else:
-                pairs.append((row["prompt"], row["response"]))
+        if role == "guard":
+            for row in artifacts.labelled_pairs(inputs[role]):
+                question = small_guard_prompt(row.prompt, row.response)
+                pairs.append((question, guard_answer(row.label, row.category)))
+        else:
+            pairs += [(row.prompt, row.response) for row in artifacts.examples(inputs[role])]
     return pairs
 
 
@@ -53,7 +51,7 @@ def encode(
     return fitting
 
 
-def check_labels(trainer: Any, tokenizer: Any) -> list[dict[str, str]]:
+def check_labels(trainer: Any, tokenizer: Any) -> list[LabelRow]:
     """Decode what the first batch is trained on; every row must be an answer with its EOS and nothing of the prompt.
 
     Raises:
@@ -72,8 +70,13 @@ def check_labels(trainer: Any, tokenizer: Any) -> list[dict[str, str]]:
             raise UserError(
                 "the loss covers the prompt or misses the EOS of the answer; check the chat template"
             )
-        shown.append({"prompt": tokenizer.decode(ids[:start]), "labels": tokenizer.decode(unmasked)})
+        shown.append(LabelRow(tokenizer.decode(ids[:start]), tokenizer.decode(unmasked)))
     return shown
+
+
+def batch_of(unkeyed: dict[str, Any]) -> dict[str, int]:
+    """Each device's part of the batch, as TRL's arguments."""
+    return {key: unkeyed[key] for key in (PER_DEVICE, ACCUMULATION)}
 
 
 def train(job: Job, share: tuple[int, int]) -> None:
@@ -97,8 +100,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
             note = job.name if loss is None else f"{job.name}, loss {loss:.2f}"
             report(share[0] * state.max_steps + state.global_step, share[1] * state.max_steps, note)
 
-    settings = job.settings
-    args = dict(settings["args"])
+    settings, args = Finetune(**job.settings), {**job.settings["args"], **batch_of(job.unkeyed)}
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
@@ -106,21 +108,21 @@ def train(job: Job, share: tuple[int, int]) -> None:
             tokenizer.eos_token
         )  # the loss follows completion_mask, so a padded EOS is never unlearned
     pairs = load_pairs(job.inputs)
-    encoded = encode(tokenizer, pairs, settings["system_prompt"], args["max_length"])
+    encoded = encode(tokenizer, pairs, settings.system_prompt, args["max_length"])
     rows = Dataset.from_list(
         [{"input_ids": e.input_ids, "completion_mask": e.completion_mask} for e in encoded]
     )
     cuda = torch.cuda.is_available()
     # The frozen weights in this dtype, LoRA's own in float32 (PEFT's default). V does not suffer: the alignment LoRA is
     # folded into float32 weights.
-    dtype = settings["dtype"]
+    dtype = settings.dtype
     # torch's fused attention is slow backwards on a CPU in bfloat16: 9 ms a layer for 528 tokens, a sixth of the step.
     attention = {} if cuda else {"attn_implementation": "eager"}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **attention)
     config = SFTConfig(
         output_dir=str(job.output / "checkpoints"),
-        seed=settings["seed"],
-        data_seed=settings["seed"],
+        seed=settings.seed,
+        data_seed=settings.seed,
         completion_only_loss=True,
         save_strategy="steps",
         save_total_limit=1,
@@ -131,13 +133,13 @@ def train(job: Job, share: tuple[int, int]) -> None:
         fp16=dtype == "float16",
         **args,
     )
-    torch.manual_seed(settings["seed"])  # LoRA's A is drawn when the trainer wraps the model
+    torch.manual_seed(settings.seed)  # LoRA's A is drawn when the trainer wraps the model
     trainer = (SFTTrainer if cuda else CpuTrainer)(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **settings.lora),
         callbacks=[Progress()],
     )
     labels = check_labels(trainer, tokenizer)
@@ -150,18 +152,8 @@ def train(job: Job, share: tuple[int, int]) -> None:
     job.count_tokens(round(trainer.state.epoch * sum(len(e.input_ids) for e in encoded)))
     trainer.model.save_pretrained(job.output)
     log = [row for row in trainer.state.log_history if "loss" in row]
-    (job.output / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
-    (job.output / "labels.json").write_text(
-        json.dumps(
-            {
-                "rows": len(encoded),
-                "too_long": len(pairs) - len(encoded),
-                "eos": tokenizer.eos_token,
-                "first_batch": labels,
-            },
-            indent=1,
-        )
-    )
+    (job.output / LOG).write_text("".join(json.dumps(row) + "\n" for row in log))
+    Labels(len(encoded), len(pairs) - len(encoded), tokenizer.eos_token, labels).write(job.output)
     shutil.rmtree(job.output / "checkpoints", ignore_errors=True)
 
 

@@ -8,42 +8,43 @@ decides.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from data.chat import prompt_ids
-from data.schema import read_jsonl, spread
+from data.schema import Completion, spread
+from pipeline import artifacts
+from pipeline.artifacts import Parity, model_folder
 from pipeline.progress import report
-from pipeline.stages.prepare import model_folder
+from pipeline.stage_settings import Parity as Settings
 from pipeline.worker import Job
 
 CLIP = 1.0  # nats
 
 
-def summary(found: list[float]) -> dict[str, float]:
-    """tokens, mean_gap (each gap clipped to `CLIP`), largest_gap and the number of likeliest tokens; gaps in nats."""
-    return {
-        "tokens": len(found),
-        "mean_gap": math.fsum(min(gap, CLIP) for gap in found) / len(found) if found else 0.0,
-        "largest_gap": max(found, default=0.0),
-        "likeliest": sum(gap == 0 for gap in found),
-    }
+def summary(found: list[float]) -> Parity:
+    """The gaps (nats) of all tokens of an adapter; each one clipped to `CLIP` in the mean."""
+    return Parity(
+        tokens=len(found),
+        mean_gap=math.fsum(min(gap, CLIP) for gap in found) / len(found) if found else 0.0,
+        largest_gap=max(found, default=0.0),
+        likeliest=sum(gap == 0 for gap in found),
+    )
 
 
-def gaps(model: Any, tokenizer: Any, rows: list[dict[str, Any]], system: str | None) -> list[float]:
+def gaps(model: Any, tokenizer: Any, rows: list[Completion], system: str | None) -> list[float]:
     """Per generated token: log-probability of the likeliest token minus that of the one written (nats, >= 0).
 
-    rows: completions of one adapter, with prompt and completion_ids, the tokens that the engine wrote (its text, tokenised
-    anew, may come out as others).
+    rows: completions of one adapter. Their completion_ids are what the engine wrote; its text, tokenised anew, may come
+    out as others.
     """
     import torch
 
     found: list[float] = []
     for row in rows:
-        head = prompt_ids(tokenizer, row["prompt"], system=system)
-        tail = row["completion_ids"]
+        head = prompt_ids(tokenizer, row.prompt, system=system)
+        tail = row.completion_ids
         if not tail:
             continue
         with torch.inference_mode():
@@ -66,11 +67,11 @@ def run(jobs: list[Job]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    settings = jobs[0].settings
+    settings = Settings(**jobs[0].settings)
     folder = model_folder(jobs[0].inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, settings["dtype"])
+    dtype = getattr(torch, settings.dtype)
     bare = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     for position, job in enumerate(jobs):
         with job.finishing():
@@ -79,9 +80,10 @@ def run(jobs: list[Job]) -> None:
             found: list[float] = []
             for role in sorted(role for role in job.inputs if role.startswith("replies/")):
                 rows = spread(
-                    read_jsonl(job.inputs[role] / "completions.jsonl"), settings["prompts_per_benchmark"]
+                    artifacts.completions(job.inputs[role]),
+                    settings.prompts_per_benchmark,
                 )
-                found += gaps(model, tokenizer, rows, settings["system_prompt"])
+                found += gaps(model, tokenizer, rows, settings.system_prompt)
             bare = bare if adapter is None else model.unload()
-            (job.output / "parity.json").write_text(json.dumps(summary(found), indent=1) + "\n")
+            summary(found).write(job.output)
         report(position + 1, len(jobs), job.name)

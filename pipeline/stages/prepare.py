@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 from data import loading, schema
+from pipeline import artifacts
+from pipeline.artifacts import HEAD, MODEL, ROWS, THRESHOLD, model_folder
+from pipeline.content import package_file
 from pipeline.progress import report
+from pipeline.stage_settings import (
+    BenchmarkItems,
+    GgufModel,
+    HubModel,
+    LabelledPairs,
+    LocalModel,
+    MergedModel,
+    ProbeHead,
+    ScratchModel,
+    Settings,
+    TrainingRows,
+    of_prepare,
+)
 from pipeline.worker import Job
 from safemerge.errors import UserError
 
 
-def model_folder(artifact: Path) -> str:
-    """Where the model of a prepared artifact lies: in it, or (hub models) in the hub's own cache."""
-    pointer = artifact / "model.json"
-    return str(json.loads(pointer.read_text())["path"]) if pointer.exists() else str(artifact)
-
-
-def from_hub(settings: dict[str, Any], output: Path) -> None:
+def from_hub(settings: HubModel, output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -30,7 +38,7 @@ def from_hub(settings: dict[str, Any], output: Path) -> None:
         RepositoryNotFoundError,
     )
 
-    name, revision = settings["id"], settings.get("revision")
+    name, revision = settings.id, settings.revision
     try:
         path = snapshot_download(
             name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
@@ -43,10 +51,10 @@ def from_hub(settings: dict[str, Any], output: Path) -> None:
         raise UserError(
             f"cannot fetch {name}@{revision} from the hub ({type(error).__name__}): check the network"
         ) from error
-    (output / "model.json").write_text(json.dumps({"path": path, "id": name, "commit": Path(path).name}))
+    (output / MODEL).write_text(json.dumps({"path": path, "id": name, "commit": Path(path).name}))
 
 
-def from_gguf(settings: dict[str, Any], output: Path) -> None:
+def from_gguf(settings: GgufModel, output: Path) -> None:
     """Dequantise a packaged GGUF into float32 safetensors, with its tokenizer and chat template."""
     from unittest import mock
 
@@ -54,12 +62,12 @@ def from_gguf(settings: dict[str, Any], output: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    spec = importlib.util.find_spec(settings["package"])
-    if spec is None or spec.origin is None:
+    path = package_file(settings.package, settings.file)
+    if path is None:
         raise UserError(
-            f"the Python package {settings['package']} with the model's weights is missing: run `make setup`"
+            f"the Python package {settings.package} with the model's weights is missing: run `make setup`"
         )
-    folder, name = str(Path(spec.origin).parent), settings["file"]
+    folder, name = str(path.parent), path.name
     # transformers indexes the file anew for the tokenizer, the config and the weights, and makes the same table of tensor
     # names for each of the model's 397 submodules: 20 s instead of 10.
     reader, names = functools.cache(gguf.GGUFReader), functools.cache(gguf.get_tensor_name_map)
@@ -89,7 +97,7 @@ def merged(inputs: dict[str, Path], output: Path) -> None:
     AutoTokenizer.from_pretrained(folder).save_pretrained(output)
 
 
-def probe(job: Job) -> None:
+def probe(job: Job, settings: ProbeHead) -> None:
     """Fit the head of a probe judge on the labelled pairs and set its threshold on half of the calibration pairs."""
     from dataclasses import replace
 
@@ -97,60 +105,66 @@ def probe(job: Job) -> None:
     from evaluation.probe import Head, Reader, depth_of
     from pipeline.config import locate
 
-    settings = job.settings
     folder = model_folder(job.inputs["model"])
-    layers, length = depth_of(folder, settings["depth"]), settings["reply_tokens"]
-    reader = Reader(folder, layers, settings["dtype"])
-    pairs = schema.read_jsonl(job.inputs["pairs"] / "rows.jsonl")
-    tuning = tuning_half(schema.read_jsonl(job.inputs["calibration"] / "rows.jsonl"))
-    texts = [(row["prompt"], row["response"]) for row in [*pairs, *tuning]]
+    layers, length = depth_of(folder, settings.depth), settings.reply_tokens
+    reader = Reader(folder, layers, settings.dtype)
+    pairs, labelled = (artifacts.labelled_pairs(job.inputs[role]) for role in ("pairs", "calibration"))
+    tuning = tuning_half(labelled)
+    texts = [(row.prompt, row.response) for row in [*pairs, *tuning]]
     features = reader.features(texts, length, lambda done, total: report(done, total, "labelled pairs"))
-    unsafe = [row["label"] == "unsafe" for row in pairs]
-    fit = locate(settings["target"])
-    head: Head = fit(features[: len(pairs)], unsafe, layers=layers, reply_tokens=length, c=settings["c"])
-    threshold = settings["threshold"]
-    if threshold == "calibrated":
+    unsafe = [row.label == "unsafe" for row in pairs]
+    fit = locate(settings.target)
+    head: Head = fit(features[: len(pairs)], unsafe, layers=layers, reply_tokens=length, c=settings.c)
+    if settings.threshold == "calibrated":
         p = head.p_unsafe(features[len(pairs) :])
-        labelled = [row["label"] == "unsafe" for row in tuning]
-        threshold = calibrated_threshold(list(zip(p.tolist(), labelled, strict=True)))
-    replace(head, threshold=threshold).save(job.output / "head.npz")
-    (job.output / "threshold.json").write_text(json.dumps({"threshold": threshold}) + "\n")
-
-
-def rows(job: Job) -> None:
-    """Training examples, evaluation items or labelled pairs, as JSONL."""
-    settings = job.settings
-    if settings["what"] == "guard":
-        found = loading.guard_rows(settings["split"])
-        chosen = schema.spread(found, settings.get("limit") or len(found))
-        schema.write_jsonl(job.output / "rows.jsonl", chosen)
-    elif settings["what"] == "training":
-        examples = loading.training(
-            settings["dataset"], source=job.speed["source"], limit=settings["limit"], part=settings["part"]
-        )
-        schema.write_jsonl(job.output / "rows.jsonl", examples)
+        labels = [row.label == "unsafe" for row in tuning]
+        threshold = calibrated_threshold(list(zip(p.tolist(), labels, strict=True)))
     else:
-        items = loading.items(settings["dataset"], source=job.speed["source"], limit=settings["limit"])
-        schema.write_jsonl(job.output / "rows.jsonl", items)
+        threshold = float(settings.threshold)
+    replace(head, threshold=threshold).save(job.output / HEAD)
+    (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
+
+
+def rows(job: Job, settings: TrainingRows | BenchmarkItems | LabelledPairs) -> None:
+    """Training examples, evaluation items or labelled pairs, as JSONL."""
+    path = job.output / ROWS
+    match settings:
+        case LabelledPairs():
+            found = loading.guard_rows(settings.split)
+            pairs: list[schema.GuardRow] = schema.spread(found, settings.limit or len(found))
+            schema.write_jsonl(path, pairs)
+        case TrainingRows():
+            source, limit = job.unkeyed["source"], settings.limit
+            examples = loading.training(settings.dataset, source=source, limit=limit, part=settings.part)
+            schema.write_jsonl(path, examples)
+        case BenchmarkItems():
+            items = loading.items(settings.dataset, source=job.unkeyed["source"], limit=settings.limit)
+            schema.write_jsonl(path, items)
+
+
+def make(job: Job, settings: Settings) -> None:
+    """Write one artifact."""
+    match settings:
+        case MergedModel():
+            merged(job.inputs, job.output)
+        case ProbeHead():
+            probe(job, settings)
+        case HubModel():
+            from_hub(settings, job.output)
+        case GgufModel():
+            from_gguf(settings, job.output)
+        case LocalModel():
+            (job.output / MODEL).write_text(json.dumps({"path": job.unkeyed["path"]}))
+        case ScratchModel():
+            from pipeline.stages.scratch import pretrain
+
+            pretrain(settings, job.output)
+        case TrainingRows() | BenchmarkItems() | LabelledPairs():
+            rows(job, settings)
 
 
 def run(jobs: list[Job]) -> None:
     """Make every job's artifact."""
     for job in jobs:
         with job.finishing():
-            if job.settings["what"] == "merged":
-                merged(job.inputs, job.output)
-            elif job.settings["what"] == "probe":
-                probe(job)
-            elif job.settings["what"] != "model":
-                rows(job)
-            elif job.settings["kind"] == "hub":
-                from_hub(job.settings, job.output)
-            elif job.settings["kind"] == "gguf":
-                from_gguf(job.settings, job.output)
-            elif job.settings["kind"] == "local":
-                (job.output / "model.json").write_text(json.dumps({"path": job.settings["path"]}))
-            else:
-                from pipeline.stages.scratch import pretrain
-
-                pretrain(job.settings, job.output)
+            make(job, of_prepare(job.settings))

@@ -20,6 +20,8 @@ from data.bundled.sources import tiny
 from data.chat import Encoded, example_ids
 from data.schema import normalise
 from pipeline.progress import report
+from pipeline.stage_settings import ScratchModel
+from pipeline.store import digest
 
 BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 TEMPLATE = (
@@ -169,19 +171,22 @@ def _weights(taught: dict[str, Lesson], done: float) -> list[float]:
     return [lesson.weight * (more if name == "sums" else 1.0) for name, lesson in taught.items()]
 
 
-def pretrain(settings: dict[str, Any], output: Path) -> None:
+def fingerprint() -> str:
+    """Hash of all that the model is taught."""
+    return digest({name: [lesson.weight, lesson.size, lesson.pairs] for name, lesson in lessons().items()})
+
+
+def pretrain(settings: ScratchModel, output: Path) -> None:
     """Train tokenizer and model; writes a folder that transformers and vLLM load."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     taught, draw = lessons(), random.Random(0)
-    tokenizer = build_tokenizer(
-        [p for lesson in taught.values() for p in lesson.pairs], settings["vocab_size"]
-    )
+    tokenizer = build_tokenizer([p for lesson in taught.values() for p in lesson.pairs], settings.vocab_size)
     streams = {
         name: batches(
-            [example_ids(tokenizer, *p) for p in lesson.pairs], lesson.size * settings["batch_size"], draw
+            [example_ids(tokenizer, *p) for p in lesson.pairs], lesson.size * settings.batch_size, draw
         )
         for name, lesson in taught.items()
     }
@@ -194,7 +199,7 @@ def pretrain(settings: dict[str, Any], output: Path) -> None:
     ]
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = LlamaConfig(
-        **{name: settings[name] for name in sizes},
+        **{name: getattr(settings, name) for name in sizes},
         vocab_size=len(tokenizer),
         max_position_embeddings=1024,
         tie_word_embeddings=True,
@@ -205,7 +210,7 @@ def pretrain(settings: dict[str, Any], output: Path) -> None:
     inner = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in inner)]
     turn, adam = muon(inner), torch.optim.Adam(others, betas=(0.9, 0.95))
-    steps = settings["steps"]
+    steps = settings.steps
     for step in range(steps):
         done = step / steps
         [name] = draw.choices(list(taught), _weights(taught, done))
@@ -213,7 +218,7 @@ def pretrain(settings: dict[str, Any], output: Path) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         # The embedding and the norms are Adam's; a quarter of the matrices' rate suits it.
-        rate = settings["learning_rate"] * min(1.0, (step + 1) / WARM_UP, 0.02 + 1.7 * (1 - done))
+        rate = settings.learning_rate * min(1.0, (step + 1) / WARM_UP, 0.02 + 1.7 * (1 - done))
         adam.param_groups[0]["lr"] = rate / 4
         turn(rate)
         adam.step()

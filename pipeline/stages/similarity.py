@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.artifacts import SIMILARITY, model_folder
 from pipeline.progress import report
-from pipeline.stages.prepare import model_folder
 from pipeline.worker import Job
 from safemerge.measure import similarity_table
 from safemerge.table import write_table
@@ -23,4 +23,4 @@ def run(jobs: list[Job]) -> None:
                 device=device,
                 progress=report,
             )
-            write_table(job.output / "similarity.csv", table)
+            write_table(job.output / SIMILARITY, table)

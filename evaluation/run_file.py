@@ -1,0 +1,180 @@
+"""run.json: the index of a run's artifacts, as models that the pipeline writes and the report, the README and tests read.
+
+Paths in it are relative to its folder, or absolute.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evaluation.judges import Calibration
+from safemerge.errors import UserError
+
+HalfName = Literal["dev", "test"]
+Role = Literal["utility", "harm", "over_refusal"]
+HALVES: tuple[HalfName, ...] = ("dev", "test")
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+class Display(Part):
+    """How tables and figures show a method: its conf/method file says so, and nothing else does."""
+
+    name: str = ""  # "": the method's own
+    order: int = 1000  # rows are sorted by it
+    colour: str = "#000000"
+    marker: str = "d"  # matplotlib's
+    hatch: str = ""
+    control: bool = False  # what the method is measured against; takes SafeMERGE's number of modules
+
+
+class Usage(Part):
+    """What a server judge was asked and what it cost, over all files of verdicts."""
+
+    requests: int
+    failures: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+class JudgeRecord(Part):
+    calibration: Calibration | None = None
+    usage: Usage | None = None
+
+
+class BenchmarkRecord(Part):
+    """`target` is the scorer, `name` what tables call it, `items` its prompts."""
+
+    role: Role
+    target: str
+    name: str
+    items: str
+
+
+class PointRecord(Part):
+    """One method at one setting: what it merged, and the files of its completions and verdicts."""
+
+    method: str
+    label: str
+    display: Display
+    tau: float | None = None  # resolved
+    tau_setting: float | str | None = None  # as it was set: q0.5, say
+    alpha: float | None = None
+    combine: str | None = None  # of a blend
+    draw: int | None = None  # of a random selection
+    merged_modules: int = 0
+    modules: int = 0
+    selected: list[str] = []
+    adapter: str | None = None
+    halves: dict[str, list[HalfName]]  # of each benchmark's prompts that it answered
+    completions: dict[str, list[str]]  # a file per half
+    verdicts: dict[str, dict[str, list[str]]]  # benchmark, then judge
+
+
+class Check(Part):
+    """The outcome of a check of the run. A failed one marks the rows in `affects`, or all of them if that is empty."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    detail: str
+    affects: list[str] = []
+
+
+class Precision(Part):
+    training: str
+    generation: str
+
+
+class EntryRecord(Part):
+    """One (model, task, seed)."""
+
+    model: str
+    note: str = ""  # what readers of its numbers must know about the model
+    task: str
+    data: str
+    seed: int
+    precision: Precision
+    similarity: str | None
+    training: dict[str, str]  # role: log
+    judges: dict[str, JudgeRecord]
+    primary_judge: str
+    selection_benchmark: str  # the harm benchmark on which tau and alpha are selected
+    benchmarks: dict[str, BenchmarkRecord]
+    points: list[PointRecord]
+    checks: list[Check] = []
+
+
+class Git(Part):
+    commit: str | None
+    dirty: bool | None
+
+
+class Cost(Part):
+    """What one stage cost: times in seconds, memory in bytes; tokens trained on or generated."""
+
+    title: str
+    made: int
+    found: int
+    wall_s: float
+    cpu_s: float
+    tokens: int | None
+    peak_memory_bytes: int
+
+
+class RunFile(Part):
+    """run.json of one run, or of the same run over several seeds."""
+
+    run: str
+    fingerprint: str = ""
+    created: str
+    git: Git
+    packages: dict[str, str]
+    machine: dict[str, Any]
+    wall_time_s: float
+    peak_memory_bytes: int = 0
+    made_by: list[str] = []
+    costs: list[Cost] = []
+    config: dict[str, Any]
+    settings: str = ""  # hash of all settings but the seed
+    runs: list[EntryRecord] = Field(min_length=1)
+
+    @property
+    def keep_gain(self) -> float | None:
+        """The share of the gained utility that a selected point must keep, as configured."""
+        found = (self.config.get("selection") or {}).get("keep_gain")
+        return None if found is None else float(found)
+
+    def write(self, path: Path) -> None:
+        """In one step: the file is whole, or as it was."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def read_run(path: Path) -> RunFile:
+    """A run.json.
+
+    Raises:
+        UserError: there is none, or it is not of this version's form.
+    """
+    try:
+        return RunFile.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give the run.json of a finished run"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(
+            f"{path} is no run.json of this version: {where}: {first['msg']}{more}; run `make report` to write it anew"
+        ) from error

@@ -1,0 +1,104 @@
+"""The steps that ask an adapter, judge its answers, and compare the engine that wrote them with transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.run_file import HalfName
+from pipeline import settings
+from pipeline.config import locate
+from pipeline.content import wording
+from pipeline.plan import Experiment, Source
+from pipeline.stage_settings import (
+    Generate,
+    GuardJudge,
+    Judge,
+    Parity,
+    PhrasesJudge,
+    ProbeJudge,
+    ServerJudge,
+)
+from pipeline.store import Step
+
+
+def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: HalfName) -> Step:
+    """Generates one half of a benchmark's completions with one adapter (None: the aligned model itself)."""
+    config = experiment.config
+    decoding, sampled = config.generation, config.generation.temperature > 0
+    its = Generate(
+        backend=decoding.backend,
+        dtype=decoding.dtype,
+        max_tokens=decoding.max_tokens.get(benchmark, decoding.max_tokens["default"]),
+        half=half,
+        system_prompt=config.model.system_prompt,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p if sampled else None,
+        seed=decoding.seed if sampled else None,
+    )
+    inputs: dict[str, Source] = {"model": experiment.aligned, "items": experiment.items[benchmark]}
+    if adapter is not None:
+        inputs["adapter"] = adapter
+    return Step("generate", benchmark, its.keyed(), inputs, _engine(experiment))
+
+
+def _engine(experiment: Experiment) -> dict[str, Any]:
+    """What the engine is told besides; it changes no result."""
+    keys = {"max_num_seqs", "max_loras", "gpu_memory_utilization", "tensor_parallel_size"}
+    return experiment.config.generation.model_dump(include=keys)
+
+
+def parity(experiment: Experiment, adapter: Source | None, replies: list[tuple[str, Step]]) -> Step:
+    """Compares the engine's completions with transformers, for one adapter; `replies` by benchmark."""
+    config = experiment.config
+    its = Parity(config.generation.dtype, config.model.system_prompt, prompts_per_benchmark=1)
+    inputs: dict[str, Source] = {"model": experiment.aligned, **{f"replies/{b}": s for b, s in replies}}
+    if adapter is not None:
+        inputs["adapter"] = adapter
+    return Step("parity", adapter.name if adapter else "aligned", its.keyed(), inputs)
+
+
+def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
+    """One judge reads one file of completions (or the calibration pairs)."""
+    config = experiment.config
+    judge = config.judge[name]
+    inputs: dict[str, Source] = {"replies": replies}
+    if "items" in replies.inputs:
+        inputs["items"] = replies.inputs["items"]
+    its: Judge
+    unkeyed: dict[str, Any] = {}
+    match judge:
+        case settings.PhrasesJudge():
+            its = PhrasesJudge(judge.target_, wording(locate(judge.target_)))
+        case settings.ProbeJudge():
+            its = ProbeJudge()
+            inputs |= {"model": experiment.base, "head": experiment.probes[name]}
+        case settings.ServerJudge():
+            words = wording(locate(judge.target_))
+            its = ServerJudge(judge.target_, words, judge.id, judge.base_url, judge.max_tokens)
+            asked = {"api_key_env", "attempts", "parallel", "timeout_s"}
+            unkeyed = {**judge.model_dump(include=asked), "price": list(judge.price)}
+        case settings.TrainedJudge() | settings.HubJudge():
+            its = GuardJudge(
+                target=judge.target_,
+                wording=wording(locate(judge.target_)),
+                threshold=judge.threshold,
+                max_tokens=judge.max_tokens,
+                system_prompt=config.model.system_prompt if judge.kind == "trained" else None,
+                backend=config.generation.backend,
+                dtype=config.generation.dtype,
+            )
+            inputs["model"] = experiment.judge_models[name]
+            unkeyed = _engine(experiment)
+    if judge.calibrated and judge.kind != "probe" and experiment.calibration is not None:
+        inputs["calibration"] = experiment.calibration
+    return Step("judge", f"{name} on {replies.name}", its.keyed(), inputs, unkeyed)
+
+
+def judges_of(experiment: Experiment, benchmark: str) -> list[str]:
+    """Which judges read a benchmark: all for harm, the phrase judge for over-refusal, none for utility."""
+    role = experiment.config.benchmark[benchmark].role
+    if role == "utility":
+        return []
+    if role == "harm":
+        return list(experiment.config.judge)
+    return [name for name, judge in experiment.config.judge.items() if judge.kind == "phrases"]

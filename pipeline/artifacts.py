@@ -1,0 +1,148 @@
+"""What lies in the artifacts of the store: their files' names, and typed readers of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from data.schema import Completion, Example, GuardRow, Item, Verdict, read_rows
+from evaluation.run_file import Check, Usage
+from pipeline.store import MANIFEST
+from safemerge.errors import UserError
+from safemerge.table import ModuleRow, read_table
+
+ROWS = "rows.jsonl"  # prepare: examples, items or labelled pairs
+MODEL = "model.json"  # prepare: where a model lies that is not in the artifact itself
+HEAD = "head.npz"  # prepare: of a probe judge
+LOG = "log.jsonl"  # finetune: the training curve
+LABELS = "labels.json"  # finetune: what the first batch was trained on
+SIMILARITY = "similarity.csv"
+REPAIR = "repair.json"  # merge: what the repair reported
+COMPLETIONS = "completions.jsonl"
+PARITY = "parity.json"
+VERDICTS = "verdicts.jsonl"
+THRESHOLD = "threshold.json"  # judge, prepare: the threshold on P(unsafe) that was used
+USAGE = "usage.json"  # judge: of a server
+CHECKS = "checks.json"
+ADAPTER = "adapter_config.json"  # PEFT's
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """A row of a training's first batch, decoded: what is masked, and what the loss covers."""
+
+    prompt: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a training was fed: rows used, rows left out as too long, and its first batch."""
+
+    rows: int
+    too_long: int
+    eos: str
+    first_batch: list[LabelRow] = field(default_factory=list)
+
+    def write(self, folder: Path) -> None:
+        (folder / LABELS).write_text(json.dumps(asdict(self), indent=1))
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far transformers and the engine disagree over the tokens that the engine wrote.
+
+    Gaps in nats, clipped one by one in the mean; `likeliest` counts the tokens without one.
+    """
+
+    tokens: int
+    mean_gap: float
+    largest_gap: float
+    likeliest: int
+
+    def write(self, folder: Path) -> None:
+        (folder / PARITY).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def model_folder(artifact: Path) -> str:
+    """Where the model of a prepared artifact lies: in it, or elsewhere (a hub model in the hub's own cache).
+
+    Raises:
+        UserError: it lay elsewhere and is gone.
+    """
+    pointer = artifact / MODEL
+    if not pointer.exists():
+        return str(artifact)
+    path = str(json.loads(pointer.read_text())["path"])
+    if not Path(path).is_dir():
+        raise UserError(
+            f"the model that {artifact} stands for is gone from {path}: delete {artifact}, and run the same command again "
+            "to fetch it anew"
+        )
+    return path
+
+
+def items(folder: Path) -> list[Item]:
+    return read_rows(folder / ROWS, Item)
+
+
+def examples(folder: Path) -> list[Example]:
+    return read_rows(folder / ROWS, Example)
+
+
+def labelled_pairs(folder: Path) -> list[GuardRow]:
+    return read_rows(folder / ROWS, GuardRow)
+
+
+def completions(folder: Path) -> list[Completion]:
+    return read_rows(folder / COMPLETIONS, Completion)
+
+
+def replies(folder: Path) -> list[Completion]:
+    """What is to be judged: completions, or the replies of labelled pairs."""
+    if (folder / COMPLETIONS).exists():
+        return completions(folder)
+    return [Completion(row.id, row.prompt, row.response) for row in labelled_pairs(folder)]
+
+
+def verdicts(folder: Path) -> list[Verdict]:
+    return read_rows(folder / VERDICTS, Verdict)
+
+
+def similarity(folder: Path) -> list[ModuleRow]:
+    return read_table(folder / SIMILARITY)
+
+
+def labels(folder: Path) -> Labels:
+    return TypeAdapter(Labels).validate_json((folder / LABELS).read_text())
+
+
+def parity(folder: Path) -> Parity:
+    return TypeAdapter(Parity).validate_json((folder / PARITY).read_text())
+
+
+def checks(folder: Path) -> list[Check]:
+    return TypeAdapter(list[Check]).validate_json((folder / CHECKS).read_text())
+
+
+def usage(folder: Path) -> Usage | None:
+    """What a server judge was asked for one file of verdicts; None where it was no server."""
+    path = folder / USAGE
+    return Usage.model_validate_json(path.read_text()) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the manifest says of how an artifact was made."""
+
+    peak_memory_bytes: int
+    commit: str
+
+
+def made(folder: Path) -> Made:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    commit = str((manifest.get("git") or {}).get("commit") or "unknown")
+    return Made(manifest["peak_memory_bytes"], commit)

@@ -1,0 +1,248 @@
+"""What each stage is told, in full: the plan writes these settings into a step's key, the stage reads them back.
+
+Everything here changes what an artifact holds. What does not (batch sizes of inference, where a server is asked from) is
+`unkeyed` and beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from evaluation.run_file import HalfName
+
+Dict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one stage."""
+
+    def keyed(self) -> Dict:
+        """As they go into the key and to the worker."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingRows(Settings):
+    """`limit` rows (None: all) of a data set's training part, or of one of its disjoint parts."""
+
+    dataset: str
+    limit: int | None
+    part: str | None
+    fingerprint: str
+    what: Literal["training"] = "training"
+
+
+@dataclass(frozen=True)
+class BenchmarkItems(Settings):
+    """A benchmark's prompts with references, both halves."""
+
+    dataset: str
+    limit: int | None
+    fingerprint: str
+    what: Literal["items"] = "items"
+
+
+@dataclass(frozen=True)
+class LabelledPairs(Settings):
+    """Labelled (prompt, reply) pairs: `train`, or `calibration`, which measures the judges."""
+
+    split: str
+    limit: int | None
+    fingerprint: str
+    what: Literal["pairs"] = "pairs"
+
+
+@dataclass(frozen=True)
+class HubModel(Settings):
+    """A model on the hub."""
+
+    id: str
+    revision: str | None
+    what: Literal["hub"] = "hub"
+
+
+@dataclass(frozen=True)
+class GgufModel(Settings):
+    """A GGUF file in an installed package; `content` is its hash."""
+
+    package: str
+    file: str
+    content: str
+    what: Literal["gguf"] = "gguf"
+
+
+@dataclass(frozen=True)
+class LocalModel(Settings):
+    """A folder of the user's own; `content` is the hash of its files, wherever they lie."""
+
+    content: str
+    what: Literal["local"] = "local"
+
+
+@dataclass(frozen=True)
+class ScratchModel(Settings):
+    """A Llama trained from scratch; `lessons` is the hash of what it is taught."""
+
+    lessons: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    learning_rate: float
+    steps: int
+    batch_size: int
+    what: Literal["scratch"] = "scratch"
+
+
+@dataclass(frozen=True)
+class MergedModel(Settings):
+    """A LoRA folded into its model."""
+
+    what: Literal["merged"] = "merged"
+
+
+@dataclass(frozen=True)
+class ProbeHead(Settings):
+    """The linear head of a judge that reads a frozen model's hidden states, with its threshold."""
+
+    target: str
+    depth: float
+    c: float
+    reply_tokens: int
+    threshold: float | str
+    dtype: str
+    what: Literal["probe"] = "probe"
+
+
+PREPARE: dict[str, type[Settings]] = {
+    "training": TrainingRows,
+    "items": BenchmarkItems,
+    "pairs": LabelledPairs,
+    "hub": HubModel,
+    "gguf": GgufModel,
+    "local": LocalModel,
+    "scratch": ScratchModel,
+    "merged": MergedModel,
+    "probe": ProbeHead,
+}
+
+
+def of_prepare(settings: Dict) -> Settings:
+    """The settings of a prepare job."""
+    return PREPARE[settings["what"]](**settings)
+
+
+@dataclass(frozen=True)
+class Finetune(Settings):
+    """One LoRA. `batch_size` rows make a step, however many devices share them; `args` are TRL's other arguments."""
+
+    role: str
+    lora: Dict
+    dtype: str
+    batch_size: int
+    args: Dict
+    seed: int
+    system_prompt: str | None
+
+
+@dataclass(frozen=True)
+class Similarity(Settings):
+    """rho of every module: nothing to set."""
+
+
+@dataclass(frozen=True)
+class Merge(Settings):
+    """Which modules are repaired, and how (`safemerge.selection.Repair`)."""
+
+    selected: list[str]
+    repair: Dict
+
+
+@dataclass(frozen=True)
+class Generate(Settings):
+    """Decoding of one half of a benchmark's prompts. top_p and seed are None where decoding is greedy."""
+
+    backend: str
+    dtype: str
+    max_tokens: int
+    half: HalfName
+    system_prompt: str | None
+    temperature: float
+    top_p: float | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Parity(Settings):
+    """The comparison of the engine with transformers."""
+
+    dtype: str
+    system_prompt: str | None
+    prompts_per_benchmark: int
+
+
+@dataclass(frozen=True)
+class PhrasesJudge(Settings):
+    """`wording` is the hash of what its verdicts depend on besides these settings; likewise below."""
+
+    target: str
+    wording: str
+    kind: Literal["phrases"] = "phrases"
+
+
+@dataclass(frozen=True)
+class ProbeJudge(Settings):
+    """Its settings are those of its head, which is an input."""
+
+    kind: Literal["probe"] = "probe"
+
+
+@dataclass(frozen=True)
+class GuardJudge(Settings):
+    """A guard model, through the engine: one that was trained here, or one of the hub."""
+
+    target: str
+    wording: str
+    threshold: float | str
+    max_tokens: int
+    system_prompt: str | None
+    backend: str
+    dtype: str
+    kind: Literal["guard"] = "guard"
+
+
+@dataclass(frozen=True)
+class ServerJudge(Settings):
+    """A model behind a server, with a rubric."""
+
+    target: str
+    wording: str
+    model: str
+    base_url: str
+    max_tokens: int
+    kind: Literal["server"] = "server"
+
+
+Judge = PhrasesJudge | ProbeJudge | GuardJudge | ServerJudge
+JUDGE: dict[str, type[Judge]] = {
+    "phrases": PhrasesJudge,
+    "probe": ProbeJudge,
+    "guard": GuardJudge,
+    "server": ServerJudge,
+}
+
+
+def of_judge(settings: Dict) -> Judge:
+    """The settings of a judge job."""
+    return JUDGE[settings["kind"]](**settings)
+
+
+@dataclass(frozen=True)
+class Check(Settings):
+    """The labels of the rows that the checks are about."""
+
+    labels: list[str]
