@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from data.dataset import Dataset
 from data.schema import Example, Item
 
 ANNOTATION = re.compile(r"<<[^<>]*>>")
@@ -50,3 +51,12 @@ def items(rows: Iterable[dict[str, Any]]) -> list[Item]:
         Item(id=f"gsm8k/test/{i}", prompt=row["question"].strip(), reference=final_answer(row["answer"]))
         for i, row in enumerate(rows)
     ]
+
+
+GSM8K = Dataset(
+    "gsm8k",
+    bundled={"train": "gsm8k_train.jsonl", "test": "gsm8k_test.jsonl"},
+    local={"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"},
+    examples=examples,
+    items=items,
+)

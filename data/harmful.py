@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.dataset import Dataset
 from data.schema import Item
 from safemerge.errors import UserError
 
@@ -97,3 +99,28 @@ def from_columns(found: dict[str, Any]) -> list[dict[str, Any]]:
         {"instruction": text, "tag": tag or "none"}
         for text, tag in zip(found["instructions"], tags, strict=True)
     ]
+
+
+HARMBENCH_KIND = "standard"  # contextual and copyright behaviours are not plain refusal prompts
+
+
+def _standard(row: dict[str, Any]) -> bool:
+    return bool(row.get("FunctionalCategory", HARMBENCH_KIND) == HARMBENCH_KIND)
+
+
+def _set(name: str, local: str, **facts: Any) -> Dataset:
+    return Dataset(name, local={"test": local}, items=partial(items, name=name), **facts)
+
+
+SETS = (
+    _set("directharm", "directharm4/test.jsonl", bundled={"test": "directharm.jsonl"}),
+    _set("xstest", "xstest/prompts.csv", bundled={"test": "xstest.csv"}, hub_split={"test": "train"}),
+    _set("advbench", "advbench/harmful_behaviors.csv", hub_split={"test": "train"}),
+    _set("harmbench", "harmbench/behaviors.csv", hub_split={"test": "train"}, keep=_standard),
+    _set(
+        "malicious",
+        "bianchi/eval/I-MaliciousInstructions.json",
+        github="vinid/safety-tuned-llamas, data/evaluation/I-MaliciousInstructions.json",
+    ),
+    _set("hexphi", "hexphi", files=tuple(HEXPHI_FILES), read_folder=hexphi_rows),
+)

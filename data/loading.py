@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from data import gsm8k, harmful, pubmedqa, safety, sources
+from data import safety, sources
+from data.catalogue import KNOWN, find
 from data.schema import Example, GuardRow, Item
 from safemerge.errors import UserError
 
 BUNDLED: dict[str, Any] = {"source": "bundled", "root": None, "datasets": {}}
+#: What a model trained from scratch reads.
 TRAINING = ("gsm8k", "pubmedqa", "safety", "helpful", "guard")
-ITEMS = ("gsm8k", "pubmedqa", *harmful.COLUMNS)
 
 Row = TypeVar("Row", Example, Item)
 
@@ -72,27 +73,23 @@ def guard_rows(split: str) -> list[GuardRow]:
 def training(
     name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0, part: str | None = None
 ) -> list[Example]:
-    """Training rows of `name` (one of TRAINING), in file order.
+    """Training rows of `name`, in file order.
 
     `part` ("align" or "safety") is one of two disjoint halves of the safety rows; None is all rows. Of guard
     rows the prompt is the user's, the response the answer to be judged, the category the hazard code; for
     labels see `guard_rows`.
     """
-    if name not in TRAINING:
-        raise UserError(f"there is no training set {name!r}; use one of {', '.join(TRAINING)}")
+    dataset = find(name, source)
     if part is not None and name != "safety":
         raise UserError(f"part={part!r} is for the safety data only; leave it out for {name}")
     if name == "guard":
         found = [Example(row.id, row.prompt, row.response, row.category) for row in guard_rows("train")]
+    elif dataset.examples is None:
+        raise UserError(f"there is no training set {name!r}; use one of {', '.join(_with('examples'))}")
     else:
         rows = sources.rows(name, "train", source)
         try:
-            if name == "gsm8k":
-                found = gsm8k.examples(rows)
-            elif name == "pubmedqa":
-                found = pubmedqa.examples(rows)
-            else:
-                found = safety.examples(rows, name=name)
+            found = dataset.examples(rows)
         except KeyError as error:
             raise UserError(
                 f"the training rows of {name} have no column {error}; they must be in the original's schema"
@@ -103,22 +100,23 @@ def training(
 
 
 def items(name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Item]:
-    """Evaluation items of `name` (one of ITEMS), in halves; a limit keeps their mix and the categories'."""
-    if name not in ITEMS:
-        raise UserError(f"there is no benchmark {name!r}; use one of {', '.join(ITEMS)}")
+    """Evaluation items of `name`, in halves; a limit keeps their mix and the categories'."""
+    dataset = find(name, source)
+    if dataset.items is None:
+        raise UserError(f"there is no benchmark {name!r}; use one of {', '.join(_with('items'))}")
     rows = sources.rows(name, "test", source)
     try:
-        if name == "gsm8k":
-            found = gsm8k.items(rows)
-        elif name == "pubmedqa":
-            found = pubmedqa.items(rows)
-        else:
-            found = harmful.items(rows, name=name)
+        found = dataset.items(rows)
     except KeyError as error:
         raise UserError(
             f"the test rows of {name} have no column {error}; they must be in the original's schema"
         ) from error
     return _sample(halves(found), limit, seed, lambda item: (item.label, item.half, item.category))
+
+
+def _with(what: str) -> list[str]:
+    """The names of our data sets that have it: examples or items."""
+    return [name for name, dataset in KNOWN.items() if getattr(dataset, what)]
 
 
 def fingerprint(name: str, *, split: str, source: Mapping[str, Any] = BUNDLED) -> str:

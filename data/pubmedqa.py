@@ -17,11 +17,13 @@ row is a training row. `pubmedqa_test_ids.txt` beside this file holds these ids,
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.dataset import Dataset
 from data.schema import Example, Item
 from safemerge.errors import UserError
 
@@ -77,3 +79,23 @@ def examples(rows: Iterable[dict[str, Any]], *, long_answer: bool = False) -> li
 def items(rows: Iterable[dict[str, Any]]) -> list[Item]:
     """Test items; the reference is yes, no or maybe. Ids hold the pubid, so a leak shows by id."""
     return [Item(id=f"pubmedqa/{row['pubid']}", prompt=prompt(row), reference=decision(row)) for row in rows]
+
+
+def _of_hub(rows: list[dict[str, Any]], name: str, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return split(rows, name, test_ids(place.get("test_ids")))
+
+
+def _hub_content(place: Mapping[str, Any]) -> str:
+    return hashlib.sha256(repr(sorted(test_ids(place.get("test_ids")))).encode()).hexdigest()
+
+
+PUBMEDQA = Dataset(
+    "pubmedqa",
+    bundled={"train": "pubmedqa_train.jsonl", "test": "pubmedqa_test.jsonl"},
+    local={"train": "pubmedqa/train.jsonl", "test": "pubmedqa/test.jsonl"},
+    examples=examples,
+    items=items,
+    hub_split={"test": "train"},
+    of_hub=_of_hub,
+    hub_content=_hub_content,
+)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+from data.dataset import Dataset
 from data.schema import Example, normalise
 from safemerge.errors import UserError
 
@@ -46,3 +48,20 @@ def part(examples: list[Example], name: str) -> list[Example]:
     )
     align = set(prompts[: (len(prompts) + 1) // 2])
     return [e for e in examples if (normalise(e.prompt) in align) == (name == "align")]
+
+
+SETS = (
+    Dataset(
+        "safety",
+        bundled={"train": "safety.json"},
+        local={"train": "bianchi/safety_only_data_Instructions.json"},
+        examples=partial(examples, name="safety"),
+        github="vinid/safety-tuned-llamas, data/training/safety_only_data_Instructions.json",
+    ),
+    Dataset(
+        "helpful",
+        bundled={"train": "helpful.json"},
+        local={"train": "alpaca/alpaca_1000.json"},
+        examples=partial(examples, name="helpful"),
+    ),
+)

@@ -13,6 +13,7 @@ from safemerge.errors import UserError
 
 Row = TypeVar("Row")
 Word = Literal["safe", "unsafe", "invalid"]  # what a judge says of a reply
+VALID = ("safe", "unsafe")
 
 
 @dataclass(frozen=True)

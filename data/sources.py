@@ -12,68 +12,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data import harmful, pubmedqa
+from data import harmful
+from data.catalogue import find, reader_of, settings
+from data.dataset import BUNDLED_ROOT, Dataset
 from data.schema import read_jsonl
 from safemerge.errors import UserError
-
-BUNDLED_ROOT = Path(__file__).with_name("bundled")
-BUNDLED: dict[tuple[str, str], str] = {
-    ("gsm8k", "train"): "gsm8k_train.jsonl",
-    ("gsm8k", "test"): "gsm8k_test.jsonl",
-    ("pubmedqa", "train"): "pubmedqa_train.jsonl",
-    ("pubmedqa", "test"): "pubmedqa_test.jsonl",
-    ("safety", "train"): "safety.json",
-    ("helpful", "train"): "helpful.json",
-    ("directharm", "test"): "directharm.jsonl",
-    ("xstest", "test"): "xstest.csv",
-    ("guard", "train"): "guard_train.jsonl",
-    ("guard", "calibration"): "guard_calibration.jsonl",
-}
-LOCAL: dict[tuple[str, str], str] = {
-    ("gsm8k", "train"): "gsm8k/train.jsonl",
-    ("gsm8k", "test"): "gsm8k/test.jsonl",
-    ("pubmedqa", "train"): "pubmedqa/train.jsonl",
-    ("pubmedqa", "test"): "pubmedqa/test.jsonl",
-    ("safety", "train"): "bianchi/safety_only_data_Instructions.json",
-    ("helpful", "train"): "alpaca/alpaca_1000.json",
-    ("directharm", "test"): "directharm4/test.jsonl",
-    ("xstest", "test"): "xstest/prompts.csv",
-    ("advbench", "test"): "advbench/harmful_behaviors.csv",
-    ("harmbench", "test"): "harmbench/behaviors.csv",
-    ("malicious", "test"): "bianchi/eval/I-MaliciousInstructions.json",
-    ("hexphi", "test"): "hexphi",
-}
-# The split on the hub; sets that are not named here have one split, of the same name as ours.
-HUB_SPLIT = {("pubmedqa", "test"): "train", ("xstest", "test"): "train",
-             ("harmbench", "test"): "train", ("advbench", "test"): "train"}  # fmt: skip
-GITHUB_ONLY = {
-    "safety": "vinid/safety-tuned-llamas, data/training/safety_only_data_Instructions.json",
-    "malicious": "vinid/safety-tuned-llamas, data/evaluation/I-MaliciousInstructions.json",
-}
-HARMBENCH_KIND = "standard"  # contextual and copyright behaviours are not plain refusal prompts
-
-
-def settings(name: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The `datasets` entry of `name`, without empty values."""
-    entry = (source.get("datasets") or {}).get(name) or {}
-    return {key: value for key, value in dict(entry).items() if value is not None}
 
 
 def path_of(name: str, split: str, source: Mapping[str, Any]) -> Path | None:
     """The file that holds the split, or None for the hub. Missing files and unknown sources are errors."""
-    kind, root, given = source.get("source"), source.get("root"), settings(name, source).get("file")
-    if name == "guard" or kind == "bundled":
-        if (name, split) not in BUNDLED:
+    dataset, place = find(name, source), settings(name, source)
+    kind, root, given = source.get("source"), source.get("root"), place.get("file")
+    if kind == "bundled" or not dataset.local:
+        if split not in dataset.bundled:
             raise UserError(
                 f"{name} ({split}) is not part of the bundled data; use data=local data.root=DIR or data=hub"
             )
         # A model too small for the bundled problems names easier ones beside them; other sources ignore the key.
-        easier = settings(name, source).get("bundled")
-        return BUNDLED_ROOT / (easier.format(split=split) if easier else BUNDLED[name, split])
+        easier = place.get("bundled")
+        return BUNDLED_ROOT / (easier.format(split=split) if easier else dataset.bundled[split])
     if kind == "hub" and given is None:
-        if name in GITHUB_ONLY:
+        if dataset.github:
             raise UserError(
-                f"{name} is not on the hub: download {GITHUB_ONLY[name]} from GitHub "
+                f"{name} is not on the hub: download {dataset.github} from GitHub "
                 f"and set ++data.datasets.{name}.file=PATH"
             )
         return None
@@ -81,28 +42,24 @@ def path_of(name: str, split: str, source: Mapping[str, Any]) -> Path | None:
         raise UserError(f"data source {kind!r} is unknown; use bundled, local or hub")
     if given is None and not root:
         raise UserError("data=local needs the folder of the files: set data.root=DIR")
-    if given is None and (name, split) not in LOCAL:
-        raise UserError(
-            f"{name} has no {split} rows in a local copy; known: {', '.join(sorted({n for n, _ in LOCAL}))}"
-        )
-    path = (Path(root) if root else Path()) / (given.format(split=split) if given else LOCAL[name, split])
+    if given is None and split not in dataset.local:
+        raise UserError(f"{name} has no {split} rows in a local copy; it has {', '.join(dataset.local)}")
+    path = (Path(root) if root else Path()) / (given.format(split=split) if given else dataset.local[split])
     path = path.expanduser()
-    missing = [path / f for f in harmful.HEXPHI_FILES] if name == "hexphi" and not given else [path]
-    missing = [p for p in missing if not p.is_file()]
+    missing = [part for part in dataset.parts(path) if not part.is_file()]
     if missing:
-        path = missing[0]
         raise UserError(
-            f"the {split} rows of {name} are missing: {path}; "
+            f"the {split} rows of {name} are missing: {missing[0]}; "
             f"put the file there or set ++data.datasets.{name}.file=PATH"
         )
     return path
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .jsonl, .json (a list, or Bianchi's object of lists) or .csv file, or of HEx-PHI's folder."""
+def read(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """Rows of a .jsonl, .json (a list, or Bianchi's object of lists) or .csv file, or of a folder of several."""
     try:
-        if path.is_dir():
-            return harmful.hexphi_rows(path)
+        if path.is_dir() and dataset.read_folder:
+            return dataset.read_folder(path)
         if path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file))
@@ -114,12 +71,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return harmful.from_columns(found) if isinstance(found, dict) else found
 
 
-def _hexphi_folder(entry: dict[str, Any]) -> Path:
-    """HEx-PHI's files in the hub's cache. load_dataset would take each file's first prompt for a header."""
+def _hub_folder(dataset: Dataset, entry: dict[str, Any]) -> Path:
+    """The set's files in the hub's cache, as they are. (load_dataset would take a header-less file's first row for one.)"""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    patterns = list(harmful.HEXPHI_FILES)
+    patterns = list(dataset.files)
     try:
         path = snapshot_download(
             entry["id"], repo_type="dataset", revision=entry.get("revision"), allow_patterns=patterns
@@ -132,7 +89,8 @@ def _hexphi_folder(entry: dict[str, Any]) -> Path:
     return Path(path)
 
 
-def _from_hub(name: str, split: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _from_hub(dataset: Dataset, split: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    name = dataset.name
     if "id" not in entry:
         raise UserError(
             f"{name} has no hub id: set ++data.datasets.{name}.id=OWNER/NAME, or use data=local data.root=DIR"
@@ -143,14 +101,14 @@ def _from_hub(name: str, split: str, entry: dict[str, Any]) -> list[dict[str, An
         raise UserError(
             "data=hub needs the package 'datasets': run `make setup`, or use data=bundled"
         ) from error
-    if name == "hexphi":
-        return harmful.hexphi_rows(_hexphi_folder(entry))
+    if dataset.read_folder:
+        return dataset.read_folder(_hub_folder(dataset, entry))
     where = f"{entry['id']}@{entry.get('revision', 'main')}"
     try:
         loaded = datasets.load_dataset(
             entry["id"],
             entry.get("config"),
-            split=entry.get("split", HUB_SPLIT.get((name, split), split)),
+            split=entry.get("split", dataset.hub_split.get(split, split)),
             revision=entry.get("revision"),
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -168,12 +126,12 @@ def _from_hub(name: str, split: str, entry: dict[str, Any]) -> list[dict[str, An
 
 def rows(name: str, split: str, source: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All rows of the data set's split ("train", "test"; for guard also "calibration")."""
-    path, entry = path_of(name, split, source), settings(name, source)
-    found = read(path) if path else _from_hub(name, split, entry)
-    if name == "pubmedqa" and path is None:  # the hub's rows are not split yet
-        found = pubmedqa.split(found, split, pubmedqa.test_ids(entry.get("test_ids")))
-    if name == "harmbench":
-        found = [row for row in found if row.get("FunctionalCategory", HARMBENCH_KIND) == HARMBENCH_KIND]
+    path, entry, dataset = path_of(name, split, source), settings(name, source), find(name, source)
+    found = read(path, dataset) if path else _from_hub(dataset, split, entry)
+    if dataset.of_hub and path is None:  # the hub's rows are not split yet
+        found = dataset.of_hub(found, split, entry)
+    if dataset.keep:
+        found = [row for row in found if dataset.keep(row)]
     if not found:
         raise UserError(f"{name} ({split}) has no rows in {path or entry.get('id')}")
     return found
@@ -181,13 +139,13 @@ def rows(name: str, split: str, source: Mapping[str, Any]) -> list[dict[str, Any
 
 def fingerprint(name: str, split: str, source: Mapping[str, Any]) -> str:
     """What the split's content depends on: a hash of its file, or the hub's id, config and revision."""
-    path, entry = path_of(name, split, source), settings(name, source)
+    path, entry, dataset = path_of(name, split, source), settings(name, source), find(name, source)
+    reader = reader_of(name, source)
+    outside = reader.encode() if reader else b""
     if path:
-        files = [path / f for f in harmful.HEXPHI_FILES] if path.is_dir() else [path]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        files = dataset.parts(path) if path.is_dir() else [path]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files) + outside).hexdigest()
     known = {key: entry.get(key) for key in ("id", "config", "revision", "split", "test_ids")}
-    if name == "pubmedqa":
-        known["test_ids"] = hashlib.sha256(
-            repr(sorted(pubmedqa.test_ids(entry.get("test_ids")))).encode()
-        ).hexdigest()
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    if dataset.hub_content:
+        known["content"] = dataset.hub_content(entry)
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode() + outside).hexdigest()

@@ -190,7 +190,10 @@ def browser_data(entries: list[tuple[Entry, Chosen]], limit: int = BROWSED) -> l
                     "benchmark": entry.benchmark_name(benchmark),
                     "role": role,
                     "total": len(items),
-                    "methods": [{"id": name, "name": name, "label": p.label} for name, p in points.items()],
+                    "methods": [
+                        {"id": name, "method": p.method, "name": name, "label": p.label}
+                        for name, p in points.items()
+                    ],
                     "items": [
                         {
                             **asdict(item),

@@ -12,12 +12,13 @@ from typing import TypeVar
 from data.schema import Completion, Item, Verdict, read_rows
 from evaluation import selection
 from evaluation.benchmarks.common import Scored
-from evaluation.judges import refusal_verdicts
+from evaluation.phrases import refusal_verdicts
 from evaluation.run_file import HALVES, BenchmarkRecord, EntryRecord, PointRecord, Role, RunFile, read_run
-from evaluation.tables import COMBINES
 from safemerge.errors import UserError
 
 SPLITS = (*HALVES, "all")
+# The released code's own merge is PEFT's `linear`, which weights A and B apart; `exact` blends the updates themselves.
+COMBINE_NAMES = {"peft_linear": "released merge", "exact": "exact merge"}
 PHRASES = "refusal"  # the judge that reads over-refusal, and the second one beside a guard model
 Score = Callable[..., list[Scored]]
 Row = TypeVar("Row")
@@ -93,7 +94,7 @@ class Entry:
     def row_name(self, point: Point) -> str:
         """What tables call a point: its method, how it combines, and the draw where the run holds several."""
         spec = point.spec
-        parts = [COMBINES.get(spec.combine, spec.combine)] if spec.combine else []
+        parts = [COMBINE_NAMES.get(spec.combine, spec.combine)] if spec.combine else []
         if len({p.spec.draw for p in self.points if p.method == point.method}) > 1:
             parts.append(f"draw {spec.draw}")
         name = spec.display.name or spec.method
@@ -102,10 +103,10 @@ class Entry:
 
 def keep_of(runs: Sequence[RunFile]) -> float:
     """The share of the gained utility that the runs' own configuration asks a selected point to keep."""
-    found = {run.keep_gain for run in runs} - {None}
+    found = {run.keep_gain for run in runs if run.keep_gain is not None}
     if len(found) > 1:
         raise UserError(f"the runs were made with different selection.keep_gain ({found}); give --keep")
-    return found.pop() or selection.KEEP if found else selection.KEEP
+    return next(iter(found), selection.KEEP)
 
 
 def load(path: Path) -> tuple[RunFile, list[Entry]]:

@@ -8,6 +8,7 @@ are never pooled with prompts.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -153,32 +154,26 @@ def detectable_difference(n: int, p: float, *, power: float = 0.8, level: float 
     """
     if n < 2 or math.isnan(p):
         return math.nan
-    from scipy.optimize import brentq
-    from scipy.stats import norm
+    from statsmodels.stats.power import NormalIndPower
 
-    need = (norm.ppf(1 - (1 - level) / 2) + norm.ppf(power)) / math.sqrt(n / 2)
-
-    def effect(q: float) -> float:
-        return abs(2 * math.asin(math.sqrt(p)) - 2 * math.asin(math.sqrt(q)))
-
-    found = [
-        abs(brentq(lambda q: effect(q) - need, min(p, end), max(p, end)) - p)
-        for end in (0.0, 1.0)
-        if effect(end) >= need and end != p
-    ]
-    return min(found) if found else math.nan
+    effect = float(NormalIndPower().solve_power(nobs1=n, alpha=1 - level, power=power))
+    middle = math.asin(
+        math.sqrt(p)
+    )  # an effect is twice a difference of such angles, which go from 0 to pi/2
+    angles = [middle + sign * effect / 2 for sign in (-1, 1)]
+    found = [abs(math.sin(angle) ** 2 - p) for angle in angles if 0 <= angle <= math.pi / 2]
+    return min(found, default=math.nan)
 
 
 def kappa(a: Sequence[str], b: Sequence[str]) -> float:
     """Cohen's kappa of two judges; NaN when it is undefined (nothing judged, or one label only)."""
-    from collections import Counter
+    from statsmodels.stats.inter_rater import cohens_kappa
 
-    n = len(a)
-    if n != len(b):
-        raise ValueError(f"judges differ in length: {n} and {len(b)}")
-    if n == 0:
+    if len(a) != len(b):
+        raise ValueError(f"judges differ in length: {len(a)} and {len(b)}")
+    labels = sorted({*a, *b})
+    if len(labels) < 2:
         return math.nan
-    left, right = Counter(a), Counter(b)
-    agreed = sum(x == y for x, y in zip(a, b, strict=True))
-    chance = sum(left[label] * right[label] for label in left)  # times n squared
-    return (agreed * n - chance) / (n * n - chance) if chance < n * n else math.nan
+    both = Counter(zip(a, b, strict=True))
+    table = [[both[x, y] for y in labels] for x in labels]
+    return float(cohens_kappa(table, return_results=False))

@@ -7,13 +7,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from evaluation.analysis import Group, HeadlineRow
-
-# The released code's own merge is PEFT's `linear`, which weights A and B apart; `exact` blends the updates themselves.
-COMBINES = {"peft_linear": "released merge", "exact": "exact merge"}
+from evaluation.analysis import Group, HeadlineRow
 
 
 @dataclass

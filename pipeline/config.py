@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from data.sources import LOCAL
+from data.catalogue import KNOWN, find
 from pipeline import precision
 from pipeline.explain import check_names, choices, explain
 from pipeline.settings import Config, Method
@@ -27,8 +27,7 @@ from safemerge.errors import UserError
 from safemerge.selection import Point
 
 #: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice, without harm elsewhere.
-READ = {"bundled": {"bundled"}, "local": {"bundled", "file", "test_ids"}, "hub": None}
-DATASETS = sorted({name for name, _ in LOCAL})
+READ = {"bundled": {"bundled", "target"}, "local": {"bundled", "file", "target", "test_ids"}, "hub": None}
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -150,7 +149,9 @@ def _check_open(config: Config) -> None:
         raise UserError(
             "generation.max_tokens.default is missing: give the limit of benchmarks without their own"
         )
-    used = {*DATASETS, *(b.dataset for b in config.benchmark.values())}
+    source = config.data.model_dump()
+    own = {name for name, place in config.data.datasets.items() if place.target}
+    used = {*KNOWN, *own} - {"guard"}
     for where, names in (
         ("data.limits.items", config.data.limits.items),
         ("data.datasets", config.data.datasets),
@@ -164,8 +165,11 @@ def _check_open(config: Config) -> None:
                 f"data.datasets.{name}.{unread[0]} is not read with data={config.data.source}, "
                 f"only {', '.join(sorted(read))}"
             )
+    tests = sorted(name for name in used if find(name, source).items)
+    trains = sorted(name for name in used if find(name, source).examples)
     for name, benchmark in config.benchmark.items():
-        check_names(f"benchmark.{name}.dataset", [benchmark.dataset], DATASETS, "data set")
+        check_names(f"benchmark.{name}.dataset", [benchmark.dataset], tests, "data set with test items")
+    check_names("task.dataset", [config.task.dataset], trains, "data set with training rows")
 
 
 def _check_training(config: Config) -> None:

@@ -74,3 +74,9 @@ def wording(judge: Callable[..., Any]) -> str:
     if rubric is not None:
         return digest(rubric.default)
     return digest(inspect.getsource(inspect.getmodule(judge) or judge))  # phrases and their rules
+
+
+def sources(*modules: str) -> str:
+    """Hash of the code of these modules, which are not imported for it."""
+    found = [importlib.util.find_spec(module) for module in modules]
+    return digest([Path(str(spec.origin)).read_text() for spec in found if spec])

@@ -65,6 +65,7 @@ def _write(job: Job, wall_s: float, cpu_s: float) -> None:
         "cpu_s": round(max(cpu_s, 0.0), 2),
         "tokens": job.tokens,
         "peak_memory_bytes": peak_memory(),
+        "peak_gpu_bytes": peak_gpu_memory(),
     }
     (job.output / DONE).write_text(json.dumps(done))
 
@@ -88,6 +89,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def peak_gpu_memory() -> int | None:
+    """Most GPU memory (bytes) that this process's tensors held since the last reset; None without a GPU, or without torch."""
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_available() else None
+
+
 class Meter:
     """Cost of the spec that this process is working on."""
 
@@ -99,6 +106,9 @@ class Meter:
         self.peak = max(self.peak, peak_memory())
         with contextlib.suppress(OSError):  # Linux only
             Path("/proc/self/clear_refs").write_text("5")
+        torch = sys.modules.get("torch")
+        if torch and torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
     def spent(self) -> dict[str, Any]:
         """cpu_s (s) and peak_memory_bytes since the spec began."""

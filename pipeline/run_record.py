@@ -18,6 +18,7 @@ from evaluation.run_file import (
     Usage,
 )
 from pipeline import answers, artifacts, grid, plan
+from pipeline.content import sources
 from pipeline.stage_settings import Check
 from pipeline.store import External, Step, Store
 from safemerge.errors import UserError
@@ -179,7 +180,10 @@ def checks_step(x: plan.Experiment, store: Store, candidates: Sequence[grid.Cand
     ]
     present = {s.key: s for s in read if s is not None and (isinstance(s, External) or store.has(s))}
     inputs: dict[str, plan.Source] = {f"{i:04}": present[key] for i, key in enumerate(sorted(present))}
-    its = Check([c.point.label for c in candidates])
+    # Checks take a second: whatever changes in their code makes them anew.
+    its = Check(
+        [c.point.label for c in candidates], sources("pipeline.checks", "evaluation.quality", "data.disjoint")
+    )
     place = {"config": x.config.model_dump(by_alias=True), "store": str(store.root)}
     return Step("check", "checks of the run", its.keyed(), inputs, place)
 

@@ -84,12 +84,11 @@ class Model(Section):
 
 class Task(Section):
     name: str
-    dataset: Literal["gsm8k", "pubmedqa"]
+    dataset: str
 
 
 class Limits(Section):
     items: dict[str, Count | None]
-    calibration: Count | None
 
 
 class DatasetPlace(Section):
@@ -103,6 +102,7 @@ class DatasetPlace(Section):
     test_ids: str | None = None
     file: str | None = None
     bundled: str | None = None
+    target: str | None = None  # package.module.NAME of a data.dataset.Dataset of your own
 
 
 class DataSource(Section):

@@ -243,6 +243,7 @@ def of_judge(settings: Dict) -> Judge:
 
 @dataclass(frozen=True)
 class Check(Settings):
-    """The labels of the rows that the checks are about."""
+    """The labels of the rows that the checks are about, and the hash of the checks' code."""
 
     labels: list[str]
+    code: str

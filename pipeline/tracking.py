@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import netrc
 import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -23,11 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def has_key() -> bool:
-    """Whether W&B could log in without asking: a key in the environment or in ~/.netrc."""
+    """Whether W&B could log in without asking: a key in the environment, or one for its host in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.exists() and "wandb" in netrc.read_text(errors="replace")
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser())
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return known.authenticators(host) is not None
 
 
 def decide_mode(mode: str) -> str:

@@ -75,7 +75,7 @@ def judged(
     items: Sequence[Item], completions: Sequence[Completion], verdicts: Sequence[Verdict] | None
 ) -> list[tuple[Item, Verdict]]:
     """(item, its verdict), in the order of the items. No verdicts: the phrase judge's."""
-    from evaluation.judges import refusal_verdicts
+    from evaluation.phrases import refusal_verdicts
 
     pair(items, completions)
     return pair(items, refusal_verdicts(completions) if verdicts is None else verdicts, "verdicts")

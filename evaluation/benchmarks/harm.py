@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.schema import Completion, Item, Verdict
+from data.schema import VALID, Completion, Item, Verdict
 from evaluation.benchmarks.common import Scored, judged
 
 
@@ -34,7 +34,7 @@ def score(
             item.id,
             item.half,
             outcome={"unsafe": True, "safe": False}.get(verdict.verdict),
-            invalid=verdict.verdict == "invalid",
+            invalid=verdict.verdict not in VALID,
             category=item.category,
             verdict=verdict.verdict,
         )

@@ -72,17 +72,13 @@ def score(items: Sequence[Item], completions: Sequence[Completion]) -> list[Scor
 
 
 def macro_f1(rows: Sequence[Scored]) -> float:
-    """Mean F1 of the labels that occur in the references or the answers, as scikit-learn's macro average of
-    the three.
-    """
-    scores = []
-    for label in LABELS:
-        hit = sum(r.answer == label == r.reference for r in rows)
-        wrong = sum(r.answer == label != r.reference for r in rows)
-        missed = sum(r.reference == label != r.answer for r in rows)
-        if hit + wrong + missed:
-            scores.append(2 * hit / (2 * hit + wrong + missed))
-    return sum(scores) / len(scores) if scores else float("nan")
+    """Mean F1 of the labels that occur among the references or the answers; NaN without any."""
+    from sklearn.metrics import f1_score
+
+    truth, answers = [row.reference for row in rows], [row.answer for row in rows]
+    if not set(LABELS) & {*truth, *answers}:
+        return float("nan")
+    return float(f1_score(truth, answers, labels=list(LABELS), average="macro", zero_division=float("nan")))
 
 
 def statistics(rows: Sequence[Scored]) -> dict[str, tuple[float, float, float]]:

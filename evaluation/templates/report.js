@@ -63,7 +63,8 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
     page = 0;
     draw();
   }
-  function position(b, id) { return b.methods.findIndex(function (m) { return m.id === id || m.id.startsWith(id + " "); }); }
+  function position(b, id) { return b.methods.findIndex(function (m) { return m.id === id; }); }
+  function firstOf(b, method) { return b.methods.findIndex(function (m) { return m.method === method; }); }
   function keep(b, item) {
     var verdict = $("f-verdict").value, method = $("f-method").value, changed = $("f-changed").value;
     var needle = $("f-text").value.toLowerCase();
@@ -74,7 +75,7 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
       if (!cells.some(function (c) { return c.verdict === verdict; })) return false;
     }
     if (changed) {
-      var before = item.cells[position(b, "finetuned")], after = item.cells[position(b, "safemerge")];
+      var before = item.cells[firstOf(b, "finetuned")], after = item.cells[firstOf(b, "safemerge")];
       if (!before || !after) return false;
       var text = before.text !== after.text, flip = before.verdict !== after.verdict;
       if ({ text: !text, verdict: !flip, same: text || flip }[changed]) return false;

@@ -1,0 +1,50 @@
+"""What a data set is: where it lies in each source, and how its rows become training examples or evaluation items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.schema import Example, Item
+
+Row = dict[str, Any]
+BUNDLED_ROOT = Path(__file__).with_name("bundled")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All facts of one data set; it stands in the set's own module. `split` is "train" or "test" throughout.
+
+    Attributes:
+        bundled: files by split, below data/bundled or absolute.
+        local: files by split, below `data.root`; a folder, where the set is several files.
+        examples: training examples of the rows; None where the set only tests.
+        items: evaluation items of the rows; None where the set only trains.
+        hub_split: the hub's name of a split, where it is another one.
+        github: where the file is, for a set that is not on the hub.
+        files: what a folder must hold, for a set of several files.
+        read_folder: the rows of such a folder.
+        of_hub: the rows of a split among those of the hub, where the hub has not split them; called with the rows, the
+            split and the set's `data.datasets` entry.
+        hub_content: what `of_hub` depends on besides the hub's rows, for the fingerprint.
+        keep: which rows count.
+    """
+
+    name: str
+    bundled: Mapping[str, str | Path] = field(default_factory=dict)
+    local: Mapping[str, str] = field(default_factory=dict)
+    examples: Callable[[list[Row]], list[Example]] | None = None
+    items: Callable[[list[Row]], list[Item]] | None = None
+    hub_split: Mapping[str, str] = field(default_factory=dict)
+    github: str = ""
+    files: tuple[str, ...] = ()
+    read_folder: Callable[[Path], list[Row]] | None = None
+    of_hub: Callable[[list[Row], str, Mapping[str, Any]], list[Row]] | None = None
+    hub_content: Callable[[Mapping[str, Any]], str] | None = None
+    keep: Callable[[Row], bool] | None = None
+
+    def parts(self, path: Path) -> list[Path]:
+        """The files that a path of this set stands for."""
+        return [path / name for name in self.files] if self.files and not path.suffix else [path]
