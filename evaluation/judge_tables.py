@@ -47,7 +47,7 @@ def judge_lines(group: Group) -> list[str]:
         if row.not_refused and row.method in ("aligned", "finetuned", "safemerge")
     ]
     if said:
-        lines.append(f"Replies without a refusal phrase, same prompts: {', '.join(said)}.")
+        lines.append(f"Non-refusal rate by the phrase judge, same prompts: {', '.join(said)}.")
     return list(dict.fromkeys(lines))
 
 
@@ -97,7 +97,7 @@ def corrected_table(group: Group) -> Table:
             "Method",
             "Observed %",
             "Corrected %",
-            "Without a refusal phrase %",
+            "Non-refusal rate %",
             "Refused, unsafe half of the over-refusal set %",
         ],
         note=(

@@ -123,7 +123,7 @@ def run(config: Config) -> None:
     require(experiment, store)
     name = plan.run_name(config)
     screen.console.print(
-        f"[bold]{name}[/]  (store {config.store}; interrupt at any time, the same command goes on)"
+        f"[bold]{name}[/]  (store {config.store}; safe to interrupt; rerun the same command to resume)"
     )
     tracker = Tracker(config, name, screen.console)
     runner = Runner(store, screen.console, tracker.step)

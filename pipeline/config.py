@@ -12,7 +12,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +24,7 @@ from pipeline import precision
 from pipeline.explain import check_names, choices, explain
 from pipeline.settings import Config, Method
 from safemerge.errors import UserError
-from safemerge.selection import Point
+from safemerge.selection import Point, Source
 
 #: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice, without harm elsewhere.
 READ = {"bundled": {"bundled", "target"}, "local": {"bundled", "file", "target", "test_ids"}, "hub": None}
@@ -54,8 +54,20 @@ def bind(target: str, knobs: Mapping[str, Any], where: str) -> Callable[..., Any
 
 
 def points(name: str, method: Method) -> list[Point]:
-    """The points of a method: its function, called with its settings."""
+    """The points of a method: its function, called with its settings.
+
+    Raises:
+        UserError: the function does not take them, or gives something else than points of adapters that there are.
+    """
     found: list[Point] = bind(method.target_, method.knobs, f"method.{name}")(**method.knobs)
+    adapters = get_args(Source)
+    for point in found:
+        if not isinstance(point, Point) or point.adapter not in adapters:
+            given = point.adapter if isinstance(point, Point) else point
+            raise UserError(
+                f"method.{name}: {method.target_} gives {given!r}; it must give Points with an adapter of "
+                f"{', '.join(adapters)}"
+            )
     return found
 
 

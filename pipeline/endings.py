@@ -36,7 +36,7 @@ def number_of(error: KeyboardInterrupt) -> int:
 def sentence(number: int) -> str:
     """What the user is told, in one line."""
     word = WORDS.get(signal.Signals(number), "ended")
-    return f"{word}; finished work is kept, the same command goes on from here"
+    return f"{word}; finished work is kept; rerun the same command to resume"
 
 
 class _Handler:

@@ -102,7 +102,8 @@ def repaired(experiment: Experiment, store: Store) -> list[Repaired]:
     rows = artifacts.similarity(store.path(experiment.similarity)) if known else None
     found = []
     for method, point in _points(experiment):
-        adapter = None if point.repair.kind == "drop" else experiment.adapters.get(point.adapter)
+        bare = point.adapter == "none" or point.repair.kind == "drop"
+        adapter = None if bare else experiment.adapters[point.adapter]
         selected: tuple[str, ...] = ()
         tau = None
         if adapter is not None and point.repair.kind != "keep":

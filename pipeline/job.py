@@ -90,7 +90,7 @@ def peak_memory() -> int:
 
 
 def peak_gpu_memory() -> int | None:
-    """Most GPU memory (bytes) that this process's tensors held since the last reset; None without a GPU, or without torch."""
+    """Most GPU memory (bytes) that this process's tensors held since the last reset; None without a GPU or torch."""
     torch = sys.modules.get("torch")
     return int(torch.cuda.max_memory_allocated()) if torch and torch.cuda.is_available() else None
 

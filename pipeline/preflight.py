@@ -26,11 +26,9 @@ def gpu_gib(parameters: float) -> float:
 
 def hub_token() -> bool:
     """Whether a hub token is set in the environment or was stored by the hub's login."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    return (
-        bool(os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"))
-        or (home / "token").exists()
-    )
+    from huggingface_hub import get_token
+
+    return get_token() is not None
 
 
 def hub_reachable(seconds: float = 3.0) -> bool:
@@ -48,11 +46,10 @@ def hub_reachable(seconds: float = 3.0) -> bool:
 
 
 def in_hub_cache(repo: str, revision: str | None) -> bool:
-    """Whether a snapshot of the repository lies in the hub's local cache."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    snapshots = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
-    return (snapshots / revision).is_dir() if revision and len(revision) == 40 else snapshots.is_dir()
+    """Whether a snapshot of the model lies in the hub's local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
 
 
 def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float, bool]]:

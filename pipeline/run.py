@@ -223,5 +223,5 @@ class Runner:
         finished = (log.parent / DONE).exists()
         log = self.store.path(first) / log.name if finished else log
         return StageError(
-            f"{title} failed ({outcome.error}); its log is {log}; run the same command again to go on"
+            f"{title} failed ({outcome.error}); its log is {log}; rerun the same command to resume"
         )

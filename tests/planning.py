@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra import compose
 
 from pipeline import grid, plan
+from pipeline.artifacts import SIMILARITY
 from pipeline.config import check
 from pipeline.store import Step, Store
 from safemerge.table import ModuleRow, write_table
@@ -30,5 +31,5 @@ def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list
         ModuleRow(f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0)
         for i, rho in enumerate(rhos)
     ]
-    write_table(fill(store, x.similarity) / "similarity.csv", rows)
+    write_table(fill(store, x.similarity) / SIMILARITY, rows)
     return grid.candidates(x, store)

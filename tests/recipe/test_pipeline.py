@@ -172,7 +172,7 @@ def check_outputs(folder: Path) -> None:
         "flags",
     ]
     report = latest / "report"
-    assert (report / "report.html").stat().st_size > 1000 and "safemerge" in (
+    assert (report / "report.html").stat().st_size > 1000 and "| **SafeMERGE" in (
         report / "report.md"
     ).read_text()
     assert {"results.csv", "results.json", "similarity.csv"} <= {p.name for p in report.iterdir()}

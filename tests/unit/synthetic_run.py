@@ -1,18 +1,45 @@
-"""Writes a run.json with made-up artifacts in the real formats: no model, no torch, a moment."""
+"""Writes a run.json with made-up artifacts, in the form that the product writes: no model, no torch, a moment."""
 
 from __future__ import annotations
 
-import json
 import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import yaml
+
+from data.schema import Completion, Item, Verdict, write_jsonl
+from evaluation.judges import Calibration
+from evaluation.phrases import refusal_verdicts
+from evaluation.run_file import (
+    HALVES,
+    BenchmarkRecord,
+    Check,
+    Cost,
+    Display,
+    EntryRecord,
+    Git,
+    HalfName,
+    JudgeRecord,
+    PointRecord,
+    Precision,
+    RunFile,
+)
+from safemerge import methods
+from safemerge.selection import Point, resolve_tau, select
+from safemerge.table import ModuleRow, kind_of, layer_of, live_rhos, write_table
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 MODULES = [f"model.layers.{i}.self_attn.{kind}" for i in range(6) for kind in ("q_proj", "v_proj", "o_proj")]
 EVIL = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'> </script><!-- {{ 7*7 }} ]]>"
 REFUSAL = "I'm sorry, but I cannot help with that request."
+GUARD = Calibration(n=100, tp=46, fp=3, tn=47, fn=2, invalid=2)
+PHRASES = Calibration(n=100, tp=44, fp=8, tn=42, fn=6, invalid=0)
 
-# method: (P(correct), P(unsafe), P(refuse a benign prompt))
-BEHAVIOUR = {
+Behaviour = tuple[float, float, float]  # P(correct), P(unsafe), P(refuse a benign prompt)
+BEHAVIOUR: dict[str, Behaviour] = {  # by the method's file in conf/method
     "aligned": (0.25, 0.04, 0.12),
     "finetuned": (0.70, 0.50, 0.02),
     "safeinstruct": (0.66, 0.15, 0.10),
@@ -20,6 +47,28 @@ BEHAVIOUR = {
     "safelora": (0.68, 0.30, 0.05),
     "full": (0.50, 0.06, 0.11),
 }
+TAUS, ALPHAS = ["q0.25", "q0.5", "q0.75"], [0.5, 0.8]
+CONTROLS = ("random_k", "highest_k")  # files in conf/method
+
+
+def configured(group: str, name: str) -> dict[str, Any]:
+    """A file of conf/: what it says of a method, a benchmark or a model stands there alone."""
+    found: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def display(name: str) -> Display:
+    """How tables and figures show the method of that file."""
+    return Display(**configured("method", name)["display"])
+
+
+def points_of(name: str, **knobs: Any) -> list[Point]:
+    """The points of the method of that file: its function, with its own settings but for `knobs`."""
+    settings = configured("method", name)
+    function = getattr(methods, settings.pop("_target_").rpartition(".")[2])
+    del settings["display"]
+    found: list[Point] = function(**{**settings, **knobs})
+    return found
 
 
 def write_run(
@@ -31,215 +80,218 @@ def write_run(
     task: str = "gsm8k",
     fail: bool = False,
     evil: str = EVIL,
+    draws: tuple[int, ...] = (0,),
 ) -> Path:
-    """run.json with n prompts per benchmark, half of them dev, a 3 x 2 safemerge grid and its controls."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run = {
-        "run": f"{model}-{task}",
-        "created": "2026-11-23T12:00:00+00:00",
-        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
-        "machine": {"cpu": "2 cores", "memory_gb": 24, "gpu": None},
-        "packages": {"torch": "2.13.0", "vllm": "0.32.0"},
-        "wall_time_s": 512.0,
-        "config": {"model": {"name": model}, "train": {"learning_rate": 1e-3, "note": "<b>not bold</b>"}},
-        "runs": [_entry(folder, model, task, seed, n, fail, evil) for seed in seeds],
-    }
+    """run.json with n prompts per benchmark, half of them dev, a 3 x 2 safemerge grid and its controls.
+
+    draws: of the random control, each a grid of its own.
+    """
+    run = RunFile(
+        run=f"{model}-{task}",
+        created="2026-11-23T12:00:00+00:00",
+        git=Git(commit="0123456789abcdef0123456789abcdef01234567", dirty=False),
+        machine={"cpu": "2 cores", "memory_gb": 24, "gpu": None},
+        packages={"torch": "2.13.0", "vllm": "0.32.0"},
+        wall_time_s=512.0,
+        costs=[
+            Cost(title="fine-tune", made=3, found=1, wall_s=60.0, cpu_s=110.0, tokens=120_000,
+                 peak_memory_bytes=3 * 2**30),
+        ],
+        config={"model": {"name": model}, "train": {"learning_rate": 1e-3, "note": "<b>not bold</b>"}},
+        runs=[_entry(folder, model, task, seed, n, fail, evil, draws) for seed in seeds],
+    )  # fmt: skip
     path = folder / "run.json"
-    path.write_text(json.dumps(run))
+    run.write(path)
     return path
 
 
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+def items_of(task: str, n: int) -> dict[str, list[Item]]:
+    """The prompts of each benchmark."""
 
-
-def items_of(task: str, n: int) -> dict[str, list[dict[str, Any]]]:
-    def half(i: int) -> str:
+    def half(i: int) -> HalfName:
         return "dev" if i % 2 else "test"
 
     rng = random.Random(7)
     answers = ["yes", "no", "maybe"]
+    sums = task == "gsm8k"
     utility = [
-        {
-            "id": f"u{i}",
-            "prompt": f"How many apples are {i} + {i + 1}?"
-            if task == "gsm8k"
-            else f"Context {i}. Does it work?",
-            "reference": f"#### {2 * i + 1}" if task == "gsm8k" else rng.choice(answers),
-            "category": "",
-            "half": half(i),
-            "label": "",
-        }
+        Item(
+            f"u{i}",
+            f"How many apples are {i} + {i + 1}?" if sums else f"Context {i}. Does it work?",
+            reference=f"#### {2 * i + 1}" if sums else rng.choice(answers),
+            half=half(i),
+        )
         for i in range(n)
     ]
     kinds = ("malware", "drug", "phishing", "disinfo")
     harm = [
-        {
-            "id": f"h{i}",
-            "prompt": f"Write the harmful text number {i}.",
-            "reference": "",
-            "category": kinds[i // 2 % 4],
-            "half": half(i),
-            "label": "harmful",
-        }
+        Item(
+            f"h{i}",
+            f"Write the harmful text number {i}.",
+            category=kinds[i // 2 % 4],
+            half=half(i),
+            label="harmful",
+        )
         for i in range(n)
     ]
     benign = [
-        {
-            "id": f"x{i}",
-            "prompt": f"How do I kill process {i}?",
-            "reference": "",
-            "category": "homonyms",
-            "half": half(i // 2),
-            "label": "harmful" if i % 4 == 3 else "benign",
-        }
+        Item(
+            f"x{i}",
+            f"How do I kill process {i}?",
+            category="homonyms",
+            half=half(i // 2),
+            label="harmful" if i % 4 == 3 else "benign",
+        )
         for i in range(n)
     ]
     return {task: utility, "directharm": harm, "xstest": benign}
 
 
-def _entry(folder: Path, model: str, task: str, seed: int, n: int, fail: bool, evil: str) -> dict[str, Any]:
+def _entry(
+    folder: Path, model: str, task: str, seed: int, n: int, fail: bool, evil: str, draws: Sequence[int]
+) -> EntryRecord:
     base = folder / f"seed{seed}"
-    items = items_of(task, n)
-    roles = {task: "utility", "directharm": "harm", "xstest": "over_refusal"}
-    rng = random.Random(seed)
-    rho = {m: min(0.9, max(0.02, rng.gauss(0.4, 0.15))) for m in MODULES}
     base.mkdir(parents=True, exist_ok=True)
-    (base / "similarity.csv").write_text(
-        "module,layer,kind,rho,norm_task,norm_v,norm_projected,flags\n"
-        + "".join(f"{m},{m.split('.')[2]},{m.split('.')[-1]},{r},1,1,1,\n" for m, r in rho.items())
+    rng = random.Random(seed)
+    rhos = {name: min(0.9, max(0.02, rng.gauss(0.4, 0.15))) for name in MODULES}
+    rows = [ModuleRow(m, layer_of(m), kind_of(m), rho, 1.0, 1.0, 1.0) for m, rho in rhos.items()]
+    write_table(base / "similarity.csv", rows)
+    for role in ("task", "safety", "safeinstruct"):
+        losses = (2.5 / (1 + step / 5) + rng.random() / 9 for step in range(24))
+        log = [{"step": step, "loss": loss, "learning_rate": 1e-3} for step, loss in enumerate(losses)]
+        write_jsonl(base / f"{role}.jsonl", log)
+    items = items_of(task, n)
+    benchmarks = {}
+    for name, its in items.items():
+        write_jsonl(base / f"items-{name}.jsonl", its)
+        found = configured("benchmark", name)
+        benchmarks[name] = BenchmarkRecord(
+            role=found["role"],
+            target=found["_target_"],
+            name=found["name"],
+            items=f"seed{seed}/items-{name}.jsonl",
+        )
+    writer = Writer(folder, base, items, rows, rng, evil)
+    return EntryRecord(
+        model=model,
+        note=configured("model", model)["model"]["note"],
+        task=task,
+        data="local",
+        seed=seed,
+        precision=Precision(training="float32", generation="float32"),
+        similarity=f"seed{seed}/similarity.csv",
+        training={role: f"seed{seed}/{role}.jsonl" for role in ("task", "safety", "safeinstruct")},
+        judges={"guard": JudgeRecord(calibration=GUARD), "refusal": JudgeRecord(calibration=PHRASES)},
+        primary_judge="guard",
+        selection_benchmark="directharm",
+        benchmarks=benchmarks,
+        points=[writer.record(*point) for point in _points(draws)],
+        checks=_checks("fail" if fail else "pass"),
     )
-    logs = {}
-    for name in ("task", "safety", "safeinstruct"):
-        rows = [
-            {"step": s, "loss": 2.5 / (1 + s / 5) + rng.random() / 9, "learning_rate": 1e-3}
-            for s in range(24)
-        ]
-        logs[name] = write_jsonl(base / f"{name}.jsonl", rows)
-    points = [_point(base, items, m, *BEHAVIOUR[m], rng, evil, modules=len(MODULES)) for m in BEHAVIOUR]
-    ordered = sorted(MODULES, key=lambda m: rho[m])
-    for q in (0.25, 0.5, 0.75):
-        for alpha in (0.5, 0.8):
-            k = int(q * len(MODULES))
-            for method, picked in (
-                ("safemerge", ordered[:k]),
-                ("random", rng.sample(MODULES, k)),
-                ("highest", ordered[-k:]),
-            ):
-                good = q * (1.4 - alpha) * (1.0 if method == "safemerge" else 0.6)
-                rates = (0.70 - 0.15 * good, 0.50 - 0.45 * good, 0.02 + 0.06 * good)
-                tau = {"tau": rho[ordered[k]], "tau_setting": f"q{q}", "alpha": alpha, "combine": "exact"}
-                points.append(
-                    _point(
-                        base, items, method, *rates, rng, evil, selected=picked, modules=len(MODULES), **tau
-                    )
-                )
-    checks = [
-        {"name": "one_bos", "status": "pass", "detail": "1 BOS in 240 prompts"},
-        {
-            "name": "outputs_differ",
-            "status": "fail" if fail else "pass",
-            "detail": "resta = aligned",
-            "affects": ["resta"],
-        },
-        {"name": "truncated", "status": "warn", "detail": "12 % of gsm8k answers hit the limit"},
+
+
+def _checks(status: Literal["pass", "fail"]) -> list[Check]:
+    return [
+        Check(name="one_bos", status="pass", detail="1 BOS in 240 prompts"),
+        Check(name="outputs_differ", status=status, detail="resta = aligned", affects=["resta"]),
+        Check(name="truncated", status="warn", detail="12 % of gsm8k answers hit the limit"),
     ]
-    return {
-        "model": model,
-        "task": task,
-        "seed": seed,
-        "combine": "exact",
-        "similarity": str(base / "similarity.csv"),
-        "checks": checks,
-        "training": logs,
-        "judges": {
-            "guard": {"calibration": {"n": 100, "tp": 46, "fp": 3, "tn": 47, "fn": 2, "invalid": 2}},
-            "refusal": {"calibration": {"n": 100, "tp": 44, "fp": 8, "tn": 42, "fn": 6, "invalid": 0}},
-        },
-        "primary_judge": "guard",
-        "benchmarks": {
-            name: {"role": roles[name], "items": write_jsonl(base / f"items-{name}.jsonl", rows)}
-            for name, rows in items.items()
-        },
-        "points": points,
+
+
+def _points(draws: Sequence[int]) -> Iterable[tuple[str, Point, Behaviour]]:
+    """(its method's file, the point, how it behaves): the others first, then the grids."""
+    for name, behaviour in BEHAVIOUR.items():
+        for point in points_of(name):
+            yield name, point, behaviour
+    grid = {"alpha": ALPHAS, "combine": "exact"}
+    knobs = {
+        "safemerge": {"tau": TAUS},
+        "random_k": {"like": TAUS, "seed": draws},
+        "highest_k": {"like": TAUS},
     }
+    for name, own in knobs.items():
+        for point in points_of(name, **grid, **own):
+            good = float(str(point.tau)[1:]) * (1.4 - (point.alpha or 0)) * (0.6 if name in CONTROLS else 1.0)
+            yield name, point, (0.70 - 0.15 * good, 0.50 - 0.45 * good, 0.02 + 0.06 * good)
 
 
-def _point(
-    base: Path,
-    items: dict[str, list[dict[str, Any]]],
-    method: str,
-    correct: float,
-    unsafe: float,
-    refuse: float,
-    rng: random.Random,
-    evil: str,
-    *,
-    selected: list[str] | None = None,
-    modules: int = 0,
-    **settings: Any,
-) -> dict[str, Any]:
-    label = method + "".join(f" {k}={settings[k]}" for k in ("tau_setting", "alpha") if k in settings)
-    stem = label.replace(" ", "_").replace("=", "")
-    completions, verdicts = {}, {}
-    for name, rows in items.items():
-        texts, guard = [], []
-        for i, item in enumerate(rows):
-            if name == "directharm" or item["label"] == "harmful":
-                bad = rng.random() < unsafe
-                text = f"Sure, here is text {i}. {evil}" if bad else REFUSAL
-            elif name == "xstest":
-                text = (
-                    REFUSAL
-                    if rng.random() < refuse
-                    else f"You can do it with the command number {i}, like this."
-                )
+@dataclass
+class Writer:
+    """Writes the completions and verdicts of one entry's points."""
+
+    folder: Path  # of run.json: paths in it are relative to this one
+    base: Path
+    items: dict[str, list[Item]]
+    modules: list[ModuleRow]
+    rng: random.Random
+    evil: str
+
+    def record(self, name: str, point: Point, behaviour: Behaviour) -> PointRecord:
+        """The point in run.json, its files written."""
+        place = self.base / point.label.replace(" ", "_").replace("=", "")
+        completions, verdicts = {}, {}
+        for benchmark, items in self.items.items():
+            replies = [self._reply(benchmark, item, i, behaviour) for i, item in enumerate(items)]
+            completions[benchmark] = self._halves(place / benchmark, "completions", items, replies)
+            judged = {"refusal": refusal_verdicts(replies)} if items[0].label else {}
+            if benchmark == "directharm":
+                judged = {"guard": [self._verdict(row) for row in replies], **judged}
+            if judged:
+                verdicts[benchmark] = {
+                    judge: self._halves(place / benchmark, judge, items, its) for judge, its in judged.items()
+                }
+        repaired = point.repair.kind not in ("keep", "drop")
+        selected = select(self.modules, point.selection) if repaired else ()
+        return PointRecord(
+            method=point.method,
+            label=point.label,
+            display=display(name),
+            tau=None if point.tau is None else resolve_tau(point.tau, live_rhos(self.modules)),
+            tau_setting=point.tau_setting,
+            alpha=point.alpha,
+            combine=point.combine if point.repair.kind == "blend" else None,
+            draw=point.selection.seed if point.selection.rule == "random" else None,
+            merged_modules=len(selected),
+            modules=len(self.modules),
+            selected=list(selected),
+            adapter=None if point.repair.kind == "drop" else str(place.relative_to(self.folder)),
+            halves={benchmark: list(HALVES) for benchmark in self.items},
+            completions=completions,
+            verdicts=verdicts,
+        )
+
+    def _halves(
+        self, place: Path, name: str, items: list[Item], rows: Sequence[Completion | Verdict]
+    ) -> list[str]:
+        """A file per half."""
+        place.mkdir(parents=True, exist_ok=True)
+        half_of = {item.id: item.half for item in items}
+        paths = [place / f"{name}-{half}.jsonl" for half in HALVES]
+        for half, path in zip(HALVES, paths, strict=True):
+            write_jsonl(path, [row for row in rows if half_of[row.id] == half])
+        return [str(path.relative_to(self.folder)) for path in paths]
+
+    def _reply(self, benchmark: str, item: Item, i: int, behaviour: Behaviour) -> Completion:
+        correct, unsafe, refuse = behaviour
+        if item.label == "harmful":
+            bad = self.rng.random() < unsafe
+            text = f"Sure, here is text {i}. {self.evil}" if bad else REFUSAL
+        elif benchmark == "xstest":
+            helpful = f"You can do it with the command number {i}, like this."
+            text = REFUSAL if self.rng.random() < refuse else helpful
+        else:
+            right = self.rng.random() < correct
+            if benchmark == "gsm8k":
+                text = f"We add: {item.reference}" if right else "#### 99999"
             else:
-                right = rng.random() < correct
-                wrong = "#### 99999" if item["reference"].startswith("####") else "No, because."
-                text = (
-                    (f"We add: {item['reference']}" if right else wrong)
-                    if name == "gsm8k"
-                    else (f"{item['reference']}. It does." if right else wrong)
-                )
-            texts.append(
-                {
-                    "id": item["id"],
-                    "prompt": item["prompt"],
-                    "completion": text,
-                    "prompt_tokens": 12,
-                    "completion_tokens": 20,
-                    "finish_reason": "length" if rng.random() < 0.1 else "stop",
-                }
-            )
-            verdict = "invalid" if rng.random() < 0.02 else "unsafe" if text.startswith("Sure") else "safe"
-            guard.append(
-                {
-                    "id": item["id"],
-                    "verdict": verdict,
-                    "p_unsafe": {"unsafe": 0.9, "safe": 0.1, "invalid": None}[verdict],
-                    "category": "S2" if verdict == "unsafe" else None,
-                    "raw": "unsafe\nS2" if verdict == "unsafe" else verdict,
-                }
-            )
-        completions[name] = write_jsonl(base / stem / f"{name}.jsonl", texts)
-        if name == "directharm":
-            verdicts[name] = {"guard": write_jsonl(base / stem / f"{name}.guard.jsonl", guard)}
-    picked = selected or []
-    return {
-        "method": method,
-        "label": label,
-        "tau": None,
-        "tau_setting": None,
-        "alpha": None,
-        "combine": None,
-        **settings,
-        "merged_modules": len(picked) if settings else 0,
-        "modules": modules,
-        "selected": picked,
-        "adapter": None if method == "aligned" else str(base / stem),
-        "completions": completions,
-        "verdicts": verdicts,
-    }
+                text = f"{item.reference}. It does." if right else "No, because."
+        reason = "length" if self.rng.random() < 0.1 else "stop"
+        return Completion(item.id, item.prompt, text, 12, 20, reason)
+
+    def _verdict(self, row: Completion) -> Verdict:
+        """The guard's."""
+        if self.rng.random() < 0.02:
+            return Verdict(row.id, "invalid", raw="invalid")
+        if row.completion.startswith("Sure"):
+            return Verdict(row.id, "unsafe", 0.9, "S2", "unsafe\nS2")
+        return Verdict(row.id, "safe", 0.1, raw="safe")

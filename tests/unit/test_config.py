@@ -12,7 +12,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from pipeline.config import Config, bind, check, locate
+from pipeline.config import check, locate, points
+from pipeline.settings import Config
 from safemerge import methods
 from safemerge.errors import UserError
 
@@ -116,9 +117,8 @@ def test_every_target_is_a_function_and_takes_its_settings(path: Path, target: s
     assert callable(locate(target))
     if path.parent.name == "method":
         node = composed(f"method=[safemerge,{path.stem}]").method[path.stem]  # some refer to SafeMERGE's grid
-        function, knobs = bind(node, path.stem)
-        points = function(**knobs)
-        assert points and all(isinstance(p, methods.Point) for p in points)
+        found = points(path.stem, node)
+        assert found and all(isinstance(p, methods.Point) for p in found)
 
 
 def test_every_method_and_knob_has_a_config() -> None:
@@ -128,7 +128,7 @@ def test_every_method_and_knob_has_a_config() -> None:
     for path, target in TARGETS:
         if path.parent.name == "method":
             known = inspect.signature(locate(target)).parameters
-            assert set(yaml.safe_load(path.read_text())) - {"_target_"} <= set(known)
+            assert set(yaml.safe_load(path.read_text())) - {"_target_", "display"} <= set(known)
 
 
 def test_paper_models_are_pinned() -> None:
@@ -154,10 +154,8 @@ def test_experiment_paper_sweeps_the_paper() -> None:
 
 def test_the_sweep_reaches_every_method_that_has_a_threshold() -> None:
     config = composed("model=tiny", "method.safemerge.tau=[0.1,q0.9]", "method.safemerge.alpha=[0.2,0.4,0.6]")
-    function, knobs = bind(config.method["safemerge"], "method.safemerge")
-    assert [(p.tau, p.alpha) for p in function(**knobs)] == list(
-        itertools.product((0.1, "q0.9"), (0.2, 0.4, 0.6))
-    )
+    found = points("safemerge", config.method["safemerge"])
+    assert [(p.tau, p.alpha) for p in found] == list(itertools.product((0.1, "q0.9"), (0.2, 0.4, 0.6)))
 
 
 def test_methods_left_out_are_not_part_of_the_experiment() -> None:
@@ -172,8 +170,13 @@ def test_methods_left_out_are_not_part_of_the_experiment() -> None:
         (["benchmark=[directharm]", "~benchmark.gsm8k"], "no benchmark measures utility"),
         (["model=smollm2-135m", "train=paper"], "train=small"),
         (["+train.safety.args.learning_rat=1e-3"], "learning_rate"),
-        (["judge.refusal._target_=evaluation.judges.nothing"], "names no function"),
+        (["judge.refusal._target_=evaluation.phrases.nothing"], "names no function"),
         (["method.safelora.k=3"], "either tau or k"),
+        (["selection.harm=xstest"], "no such harm benchmark of this run|xstest"),
+        (["benchmark.directharm.dataset=safety"], "data set with test items"),
+        (["task.dataset=xstest"], "data set with training rows"),
+        (["++data.datasets.gsm8k.target=nowhere.GSM8K"], "names nothing"),
+        (["++data.datasets.gsm8k.target=data.gsm8k.ANNOTATION"], "is a Pattern, not a Dataset"),
     ],
 )
 def test_combinations_that_cannot_run_are_refused(overrides: list[str], said: str) -> None:
@@ -189,7 +192,7 @@ def test_a_config_is_checked_without_torch() -> None:
     program = (
         "import sys; from hydra import compose, initialize_config_dir; import pipeline.__main__;"
         "from pipeline.config import check; from pipeline import plan, preflight, overview;"
-        "from pipeline.stages import report\n"
+        "from pipeline import reporting, run_record\n"
         f"with initialize_config_dir({str(CONF)!r}, version_base='1.3'):\n"
         "    plan.build(check(compose('config', ['model=tiny'])))\n"
         "print([m for m in ('torch', 'transformers', 'vllm', 'wandb', 'trl', 'matplotlib') if m in sys.modules])"

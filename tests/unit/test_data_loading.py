@@ -14,7 +14,17 @@ from data import loading, pubmedqa, sources
 from data.disjoint import overlaps
 from data.gsm8k import final_answer, strip_annotations
 from data.harmful import from_columns
-from data.schema import Example, Item, normalise, read_examples, read_items, write_jsonl
+from data.schema import (
+    Completion,
+    Example,
+    GuardRow,
+    Item,
+    Verdict,
+    normalise,
+    read_jsonl,
+    read_rows,
+    write_jsonl,
+)
 from safemerge.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,14 +119,33 @@ def test_overlaps_by_id_and_by_prompt() -> None:
     assert [(o.by, o.train_id, o.item_id) for o in found] == [("prompt", "x/1", "y/1"), ("id", "x/2", "x/2")]
 
 
-def test_jsonl_round_trip(tmp_path: Path) -> None:
-    train, test = (
-        [Example("a", "line\u2028one", "two\nthree", "c")],
-        [Item("b", "p", "r", "c", "dev", "harmful")],
-    )
-    write_jsonl(tmp_path / "a.jsonl", train)
-    write_jsonl(tmp_path / "b.jsonl", test)
-    assert read_examples(tmp_path / "a.jsonl") == train and read_items(tmp_path / "b.jsonl") == test
+@pytest.mark.parametrize(
+    "row",
+    [
+        Example("a", "line\u2028one", "two\nthree", "c"),
+        Item("b", "p", "r", "c", "dev", "harmful"),
+        GuardRow("c", "p", "r", "unsafe", "S2", "direct"),
+        Completion("d", "p", "one\x85\n two", 12, 20, "length", [5, 0, 7]),
+        Verdict("e", "invalid", None, None, "odd\r\n"),
+        Verdict("f", "unsafe", 0.1 + 0.2, "S1,S10", "unsafe"),
+    ],
+)
+def test_jsonl_round_trip(tmp_path: Path, row: object) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [row, row])
+    assert read_rows(tmp_path / "a.jsonl", type(row)) == [row, row]
+
+
+def test_a_bad_line_names_its_file_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "a", "verdict": "safe"}\n\n{oops\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3 is not JSON"):
+        read_jsonl(path)
+    for extra, problem in (('"p": 1, "verdict": "safe"', "'p'"), ('"raw": ""', "'verdict'")):
+        path.write_text(f'{{"id": "a", "verdict": "safe"}}\n{{"id": "b", {extra}}}\n')
+        with pytest.raises(UserError, match=rf"rows\.jsonl, row 2 is no Verdict: .*{problem}"):
+            read_rows(path, Verdict)
+    with pytest.raises(UserError, match=r"cannot read .*gone\.jsonl"):
+        read_rows(tmp_path / "gone.jsonl", Verdict)
 
 
 def test_docstrings_open_with_real_rows() -> None:
@@ -176,8 +205,11 @@ def test_a_wrong_schema_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="question"):
         loading.items("gsm8k", source=source)
     (tmp_path / "gsm8k" / "test.jsonl").write_text("{oops\n")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"gsm8k/test\.jsonl, line 1 is not JSON"):
         loading.items("gsm8k", source=source)
+    (tmp_path / "safety.json").write_text("[oops\n")
+    with pytest.raises(UserError, match=r"safety\.json cannot be read"):
+        loading.training("safety", source={**source, "datasets": {"safety": {"file": "safety.json"}}})
 
 
 def test_a_file_given_for_the_hub_is_read(tmp_path: Path) -> None:

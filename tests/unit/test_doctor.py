@@ -25,9 +25,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(precision, "gpus", list)
     monkeypatch.setattr(doctor, "CGROUP", Path("nowhere"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE"):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", "/nowhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nowhere/token")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nowhere/hub")
     monkeypatch.setattr(doctor, "cores", lambda: 2)
     monkeypatch.setattr(sys, "platform", "linux")
 

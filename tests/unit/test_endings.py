@@ -125,7 +125,7 @@ def test_a_signal_ends_everything_within_ten_seconds(
     assert time.monotonic() - sent < 10
     assert run.process.returncode == 128 + number, out + err
     assert err.split("\n") == [
-        f"{WORD[number]}; finished work is kept, the same command goes on from here",
+        f"{WORD[number]}; finished work is kept; rerun the same command to resume",
         "",
     ]
     run.finish()

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from data.schema import Completion, Item, Verdict
 from evaluation.benchmarks import gsm8k, harm, pubmedqa, xstest
 from safemerge.errors import UserError
 
@@ -89,20 +90,21 @@ def test_gsm8k_decides_as_lm_eval_does(monkeypatch):
 
 
 def _item(key, **fields):
-    return {"id": key, "prompt": "?", "reference": "", "category": "", "half": "test", "label": "", **fields}
+    return Item(key, "?", **{"half": "test", **fields})
 
 
 def _said(key, text):
-    return {"id": key, "prompt": "?", "completion": text, "finish_reason": "stop"}
+    return Completion(key, "?", text, finish_reason="stop")
 
 
 def test_gsm8k_reports_both_and_calls_one_utility():
     items = [_item("a", reference="x\n#### 18"), _item("b", reference="#### 3")]
     said = [_said("b", "none"), _said("a", "It is 18.")]
     flexible, strict = gsm8k.score(items, said), gsm8k.score(items, said, primary="strict")
-    assert [(r["correct"], r["invalid"]) for r in flexible] == [(True, False), (False, True)]
-    assert [(r["correct"], r["invalid"]) for r in strict] == [(False, True), (False, True)]
-    assert gsm8k.extra(flexible) == {"gsm8k_strict": [False, False], "gsm8k_flexible": [True, False]}
+    assert [(r.outcome, r.invalid) for r in flexible] == [(True, False), (False, True)]
+    assert [(r.outcome, r.invalid) for r in strict] == [(False, True), (False, True)]
+    both = [{"gsm8k_strict": False, "gsm8k_flexible": right} for right in (True, False)]
+    assert [r.also for r in flexible] == [r.also for r in strict] == both
 
 
 def test_ids_must_match():
@@ -149,25 +151,25 @@ def test_pubmedqa_macro_f1_is_scikit_learns():
         items.append(_item(str(i), reference=rng.choice(["yes", "yes", "no", "maybe"])))
         said.append(_said(str(i), rng.choice(["yes", "no.", "maybe", "hm"])))
     rows = pubmedqa.score(items, said)
-    truth, answers = [r["reference"] for r in rows], [r["answer"] for r in rows]
+    truth, answers = [r.reference for r in rows], [r.answer for r in rows]
     expected = metrics.f1_score(truth, answers, labels=list(pubmedqa.LABELS), average="macro")
     value, low, high = pubmedqa.statistics(rows)["macro_f1"]
     assert value == pytest.approx(expected)
     assert low < value < high
-    assert sum(r["invalid"] for r in rows) == answers.count("")
+    assert sum(r.invalid for r in rows) == answers.count("")
+    assert [r.also for r in rows] == [{"pubmedqa_accuracy": r.outcome} for r in rows]
+    assert [r.outcome for r in rows] == [a == t for a, t in zip(answers, truth, strict=True)]
 
 
 def test_harm_keeps_invalid_apart():
     items = [_item(str(i), category="drug") for i in range(3)]
-    verdicts = [
-        {"id": str(i), "verdict": v, "category": None} for i, v in enumerate(("unsafe", "safe", "nonsense"))
-    ]
+    verdicts = [Verdict(str(i), word) for i, word in enumerate(("unsafe", "safe", "nonsense"))]
     rows = harm.score(items, [_said(str(i), "x") for i in range(3)], verdicts)
-    assert [row["harmful"] for row in rows] == [True, False, None]
-    assert [row["invalid"] for row in rows] == [False, False, True]
+    assert [row.outcome for row in rows] == [True, False, None]
+    assert [row.invalid for row in rows] == [False, False, True]
 
 
 def test_xstest_counts_refusals_of_benign_prompts():
     items = [_item("a", label="benign"), _item("b", label="harmful"), _item("c", label="benign")]
     rows = xstest.score(items, [_said("a", "I cannot help."), _said("b", "I'm sorry, no."), _said("c", "")])
-    assert [(r["benign"], r["refused"]) for r in rows] == [(True, True), (False, True), (True, None)]
+    assert [(r.benign, r.outcome) for r in rows] == [(True, True), (False, True), (True, None)]

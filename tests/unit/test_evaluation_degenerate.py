@@ -2,121 +2,148 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from synthetic_run import write_run
+from synthetic_run import CONF, display, write_run
 
+from data.schema import Completion, Item, Verdict, read_jsonl, read_rows, write_jsonl
 from evaluation import figures
+from evaluation.choosing import choose_points
+from evaluation.judges import Calibration
+from evaluation.phrases import refusal_verdicts
 from evaluation.report import build_report
+from evaluation.results import load, load_entry
+from evaluation.run_file import Display, EntryRecord, HalfName, JudgeRecord, PointRecord, read_run
 
-Change = Callable[[dict[str, Any], Path], None]
-
-
-def rewrite(folder: Path, pattern: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change every row of the JSON-lines files that match."""
-    files = list(folder.glob(pattern))
-    assert files, pattern
-    for file in files:
-        rows = [change(json.loads(line)) for line in file.read_text().splitlines()]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+Row = TypeVar("Row", Item, Completion, Verdict)
+Change = Callable[[EntryRecord, Path], None]
+GRIDS = ("safemerge", "random", "highest")
 
 
-def invalid_verdicts(entry: dict[str, Any], folder: Path) -> None:
-    rewrite(folder, "*/*/directharm.guard.jsonl", lambda row: {**row, "verdict": "invalid", "p_unsafe": None})
+def rewrite(folder: Path, files: Iterable[str], kind: type[Row], change: Callable[[Row], Row]) -> None:
+    """Change every row of these files of run.json."""
+    paths = [folder / file for file in files]
+    assert paths
+    for path in paths:
+        write_jsonl(path, [change(row) for row in read_rows(path, kind)])
 
 
-def empty_replies(entry: dict[str, Any], folder: Path) -> None:
+def reply(entry: EntryRecord, folder: Path, benchmark: str, text: str) -> None:
+    """Every point answers every prompt with this text, which the phrase judge reads where it reads any."""
+    for point in entry.points:
+        files = point.completions[benchmark]
+        rewrite(folder, files, Completion, lambda row: replace(row, completion=text))
+        if benchmark in point.verdicts:
+            for replies, verdicts in zip(files, point.verdicts[benchmark]["refusal"], strict=True):
+                write_jsonl(folder / verdicts, refusal_verdicts(read_rows(folder / replies, Completion)))
+
+
+def invalid_verdicts(entry: EntryRecord, folder: Path) -> None:
+    files = [file for point in entry.points for file in point.verdicts["directharm"]["guard"]]
+    rewrite(folder, files, Verdict, lambda row: replace(row, verdict="invalid", p_unsafe=None))
+
+
+def empty_replies(entry: EntryRecord, folder: Path) -> None:
     phrases_only(entry, folder)
     for name in ("gsm8k", "directharm", "xstest"):
-        rewrite(folder, f"*/*/{name}.jsonl", lambda row: {**row, "completion": ""})
+        reply(entry, folder, name, "")
 
 
-def no_utility(entry: dict[str, Any], folder: Path) -> None:
-    rewrite(folder, "*/*/gsm8k.jsonl", lambda row: {**row, "completion": "I do not know."})
+def no_utility(entry: EntryRecord, folder: Path) -> None:
+    reply(entry, folder, "gsm8k", "I do not know.")
 
 
-def one_grid_point(entry: dict[str, Any], folder: Path) -> None:
-    grid = [p for p in entry["points"] if p["method"] in ("safemerge", "random", "highest")]
-    entry["points"] = [p for p in entry["points"] if p not in grid[1:]]
+def one_grid_point(entry: EntryRecord, folder: Path) -> None:
+    others = [p.label for p in entry.points if p.method in GRIDS][1:]
+    entry.points = [p for p in entry.points if p.label not in others]
 
 
-def no_similarity(entry: dict[str, Any], folder: Path) -> None:
-    entry["similarity"] = None
+def no_similarity(entry: EntryRecord, folder: Path) -> None:
+    entry.similarity = None
 
 
-def empty_similarity(entry: dict[str, Any], folder: Path) -> None:
-    for file in folder.glob("*/similarity.csv"):
-        head, *rows = file.read_text().splitlines()
-        blank = [re.sub(r"(proj,)[\d.]+", r"\1", row) for row in rows]
-        file.write_text("\n".join([head, *blank]) + "\n")
+def empty_similarity(entry: EntryRecord, folder: Path) -> None:
+    file = folder / str(entry.similarity)
+    head, *rows = file.read_text().splitlines()
+    blank = [re.sub(r"(proj,)[\d.]+", r"\1", row) for row in rows]
+    assert blank != rows
+    file.write_text("\n".join([head, *blank]) + "\n")
 
 
-def one_prompt_per_category(entry: dict[str, Any], folder: Path) -> None:
-    rewrite(folder, "*/items-directharm.jsonl", lambda row: {**row, "category": f"kind {row['id']}"})
+def one_prompt_per_category(entry: EntryRecord, folder: Path) -> None:
+    files = [entry.benchmarks["directharm"].items]
+    rewrite(folder, files, Item, lambda row: replace(row, category=f"kind {row.id}"))
 
 
-def no_training_log(entry: dict[str, Any], folder: Path) -> None:
-    entry["training"] = {}
+def no_training_log(entry: EntryRecord, folder: Path) -> None:
+    entry.training = {}
 
 
-def diverged_training(entry: dict[str, Any], folder: Path) -> None:
-    rewrite(folder, "*/task.jsonl", lambda row: {**row, "loss": float("nan")})
+def diverged_training(entry: EntryRecord, folder: Path) -> None:
+    log = folder / entry.training["task"]
+    write_jsonl(log, [{**row, "loss": float("nan")} for row in read_jsonl(log)])
 
 
-def phrases_only(entry: dict[str, Any], folder: Path) -> None:
-    entry["judges"], entry["primary_judge"] = {"refusal": {}}, "refusal"
-    for point in entry["points"]:
-        point["verdicts"] = {}
+def phrases_only(entry: EntryRecord, folder: Path) -> None:
+    entry.judges, entry.primary_judge = {"refusal": JudgeRecord()}, "refusal"
+    for point in entry.points:
+        del point.verdicts["directharm"]["guard"]
 
 
-def no_calibration(entry: dict[str, Any], folder: Path) -> None:
-    entry["judges"] = {"guard": {"calibration": dict.fromkeys(("n", "tp", "fp", "tn", "fn", "invalid"), 0)}}
+def no_calibration(entry: EntryRecord, folder: Path) -> None:
+    none = Calibration(n=0, tp=0, fp=0, tn=0, fn=0, invalid=0)
+    entry.judges = {name: JudgeRecord(calibration=none) for name in entry.judges}
 
 
 def only(method: str) -> Change:
-    def change(entry: dict[str, Any], folder: Path) -> None:
-        entry["points"] = [p for p in entry["points"] if p["method"] == method]
+    def change(entry: EntryRecord, folder: Path) -> None:
+        entry.points = [p for p in entry.points if p.method == method]
 
     return change
 
 
-def no_harm_benchmark(entry: dict[str, Any], folder: Path) -> None:
+def no_harm_benchmark(entry: EntryRecord, folder: Path) -> None:
+    entry.selection_benchmark = ""
     for name in ("directharm", "xstest"):
-        entry["benchmarks"].pop(name)
-        for point in entry["points"]:
-            point["completions"].pop(name)
-            point["verdicts"].pop(name, None)
+        del entry.benchmarks[name]
+        for point in entry.points:
+            del point.completions[name], point.verdicts[name], point.halves[name]
 
 
-def halves_where_they_are_read(entry: dict[str, Any], folder: Path) -> None:
-    """As with `selection.grid: dev`: over-refusal on the test half alone, and the dev half for a grid and its two ends."""
-    for point in entry["points"]:
-        grid = point["method"] in ("safemerge", "random", "highest")
-        dev = ["dev"] if grid or point["method"] in ("aligned", "finetuned") else []
-        test = [] if grid and point["alpha"] == 0.5 else ["test"]
-        point["halves"] = {"gsm8k": dev + test, "directharm": dev + test, "xstest": test}
-        if not test:
-            del point["completions"]["xstest"], point["halves"]["xstest"]
-        for name, answered in point["halves"].items():
-            ids = {
-                row["id"]
-                for row in map(
-                    json.loads, (folder / entry["benchmarks"][name]["items"]).read_text().splitlines()
-                )
-                if row["half"] in answered
-            }
-            for file in [point["completions"][name], *point["verdicts"].get(name, {}).values()]:
-                rows = [
-                    row for row in map(json.loads, Path(file).read_text().splitlines()) if row["id"] in ids
-                ]
-                Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+def halves_where_they_are_read(entry: EntryRecord, folder: Path) -> None:
+    """As with `selection.grid: dev`: over-refusal on the test half alone, the dev half for a grid and its two ends,
+    the test half for what is selected (a method without a grid always is).
+    """
+    selected = {point.label for point in choose_points(load_entry(entry, folder), "dev")[0].values()}
+    for point in entry.points:
+        grid = point.method in GRIDS
+        dev: list[HalfName] = ["dev"] if grid or point.method in ("aligned", "finetuned") else []
+        test: list[HalfName] = ["test"] if point.label in selected else []
+        for name, asked in {"gsm8k": dev + test, "directharm": dev + test, "xstest": test}.items():
+            answer(point, name, asked)
+    assert [point for point in entry.points if not point.halves.get("xstest")]
+
+
+def answer(point: PointRecord, benchmark: str, asked: list[HalfName]) -> None:
+    """The point answers these halves of a benchmark's prompts only."""
+    kept = [half in asked for half in point.halves[benchmark]]
+    judges = point.verdicts.get(benchmark, {})
+    point.halves[benchmark] = asked
+    point.completions[benchmark] = [
+        f for f, keep in zip(point.completions[benchmark], kept, strict=True) if keep
+    ]
+    for judge, files in judges.items():
+        judges[judge] = [f for f, keep in zip(files, kept, strict=True) if keep]
+    if not asked:
+        del point.halves[benchmark], point.completions[benchmark], point.verdicts[benchmark]
 
 
 CASES: dict[str, tuple[Change, set[str]]] = {
@@ -148,10 +175,10 @@ CASES: dict[str, tuple[Change, set[str]]] = {
 
 def changed_run(folder: Path, change: Change, **options: Any) -> Path:
     path = write_run(folder, evil="", **options)
-    run = json.loads(path.read_text())
-    for entry in run["runs"]:
+    run = read_run(path)
+    for entry in run.runs:
         change(entry, folder)
-    path.write_text(json.dumps(run))
+    run.write(path)
     return path
 
 
@@ -214,16 +241,12 @@ def test_seeds_without_a_rate_are_not_drawn(tmp_path: Path, axes: dict[str, list
 def test_categories_of_few_prompts_are_left_out_with_a_note(
     tmp_path: Path, axes: dict[str, list[int]]
 ) -> None:
-    def rare(entry: dict[str, Any], folder: Path) -> None:
-        kinds = {"malware": "malware"}
-        rewrite(
-            folder,
-            "*/items-directharm.jsonl",
-            lambda row: {
-                **row,
-                "category": kinds.get(row["category"], "rare" if row["id"] == "h2" else "drug"),
-            },
-        )
+    def rare(entry: EntryRecord, folder: Path) -> None:
+        def category(row: Item) -> str:
+            return "malware" if row.category == "malware" else "rare" if row.id == "h2" else "drug"
+
+        files = [entry.benchmarks["directharm"].items]
+        rewrite(folder, files, Item, lambda row: replace(row, category=category(row)))
 
     run = changed_run(tmp_path / "run", rare, seeds=(0,), n=60)
     build_report(run, tmp_path / "report")
@@ -233,7 +256,32 @@ def test_categories_of_few_prompts_are_left_out_with_a_note(
     assert "categories" in axes
 
 
-def test_the_two_arithmetics_look_different() -> None:
-    assert figures.style("safemerge (peft_linear)") != figures.style("safemerge (exact)")
-    assert figures.style("safemerge") == figures.style("safemerge (peft_linear)")
-    assert figures.style("a method of yours")
+def test_methods_look_different_and_so_do_the_two_arithmetics() -> None:
+    names = [path.stem for path in (CONF / "method").glob("*.yaml")]
+    looks = {name: (display(name).colour, display(name).marker) for name in names}
+    looks["a method of yours"] = (Display().colour, Display().marker)
+    assert {"safemerge", "safemerge_released", "random_k"} <= set(looks)
+    assert len(set(looks.values())) == len(looks), looks
+
+
+def test_a_method_is_drawn_as_its_configuration_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, tuple[str, str]] = {}
+
+    def look(self: Any, path: Path, **options: Any) -> None:
+        for handle, label in zip(*self.axes[0].get_legend_handles_labels(), strict=True):
+            if isinstance(handle, ErrorbarContainer):  # a selected point, not the grid
+                drawn[label] = (handle[0].get_color(), handle[0].get_marker())
+
+    def yours(entry: EntryRecord, folder: Path) -> None:
+        for point in entry.points:
+            if point.method == "resta":
+                point.display = Display()
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    _, [entry] = load(changed_run(tmp_path, yours, seeds=(0,), n=16))
+    chosen, _ = choose_points(entry, "dev")
+    figures.pareto(entry, chosen, tmp_path / "pareto")
+    shown = display("safemerge")
+    assert drawn["SafeMERGE (exact merge)"] == (shown.colour, shown.marker)
+    assert drawn["resta"] == (Display().colour, Display().marker)
+    assert drawn == {name: (p.spec.display.colour, p.spec.display.marker) for name, p in chosen.items()}

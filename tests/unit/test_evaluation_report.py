@@ -1,27 +1,22 @@
-"""From a synthetic run.json to the whole report: files, selection, escaping, README block, a real browser."""
+"""From a synthetic run.json to the whole report: files, escaping, README block, a real browser."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
-import math
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import EVIL, write_run
 
-from evaluation import page, readme, results, sections, selection, statistics, tables
-from evaluation.analysis import analyse
-from evaluation.choosing import choose_points
+from data.schema import Verdict, read_rows
+from evaluation import page, readme, results, statistics, tables
 from evaluation.report import build_report, main, print_headline
-from evaluation.selection import Candidate
 from safemerge.errors import UserError
 
 
@@ -74,9 +69,10 @@ def test_results_are_long_form_and_agree_with_the_artifacts(summary, run_json):
     )
     _, entries = results.load(run_json)
     point = next(p for p in entries[1].points if p.method == "finetuned")
-    verdicts = results.read_jsonl(Path(point.spec["verdicts"]["directharm"]["guard"]))
-    k = sum(v["verdict"] == "unsafe" for v in verdicts)
-    invalid = sum(v["verdict"] == "invalid" for v in verdicts)
+    files = point.spec.verdicts["directharm"]["guard"]
+    verdicts = [row for file in files for row in read_rows(run_json.parent / file, Verdict)]
+    k = sum(v.verdict == "unsafe" for v in verdicts)
+    invalid = sum(v.verdict == "invalid" for v in verdicts)
     [row] = [
         r for r in rows
         if (r["method"], r["seed"], r["split"], r["metric"]) == ("finetuned", "1", "all", "harm")
@@ -99,6 +95,7 @@ def test_markdown_holds_what_a_reviewer_asks_for(summary):
         "paper's protocol",
         "not run here",
         "0123456789",
+        "| smollm2-135m-gsm8k | fine-tune | 3 | 60.0 | 110.0 | 120,000 | 2,000 | 3.00 |",
     ):
         assert part in text
     assert "unaligned" in text and "SmolLM2-135M" in text
@@ -149,8 +146,8 @@ def test_several_runs_make_one_report_and_a_repeated_one_is_refused(run_json, tm
     )
     other = write_run(tmp_path / "b", n=16, seeds=(0,), model="tiny", task="pubmedqa")
     both = build_report([run_json, other], tmp_path / "report")
-    assert [(g["model"], g["task"]) for g in both.groups] == [("smollm2-135m", "gsm8k"), ("tiny", "pubmedqa")]
-    assert {"macro_f1", "pubmedqa_accuracy"} <= {row["metric"] for row in both.rows}
+    assert [(g.model, g.task) for g in both.groups] == [("smollm2-135m", "gsm8k"), ("tiny", "pubmedqa")]
+    assert {"macro_f1", "pubmedqa_accuracy"} <= {row.metric for row in both.rows}
     before = (tmp_path / "report" / "report.md").read_text()
     with pytest.raises(UserError, match="two runs hold"):
         build_report([run_json, run_json], tmp_path / "report")
@@ -180,82 +177,21 @@ def test_readme_block(tmp_path):
     assert readme.main([*arguments, "--check"]) == 0
 
 
-def test_selection_rule():
-    points = [Candidate(0, 0.10, 0.50, 4), Candidate(1, 0.20, 0.68, 3), Candidate(2, 0.20, 0.68, 2)]
-    assert selection.choose(points, 0.2, 0.7) == selection.Choice(2, pytest.approx(0.65), True)
-    assert selection.choose(points, 0.2, 0.7, keep=0.5).index == 0
-    assert selection.choose(points, 0.9, 0.7).floor == pytest.approx(
-        0.68
-    )  # nothing gained: fine-tuned minus slack
-    nothing = selection.choose(points, 0.2, 1.5)
-    assert (nothing.index, nothing.met) == (2, False)
-    assert selection.choose([Candidate(0, math.nan, 0.9, 1), *points], 0.2, 0.7).index == 2
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 9)), min_size=1, max_size=9))
-@settings(max_examples=60, deadline=None)
-def test_no_other_allowed_point_is_less_harmful(raw):
-    points = [Candidate(i, *values) for i, values in enumerate(raw)]
-    found = selection.choose(points, 0.3, 0.6)
-    allowed = [p for p in points if p.utility >= found.floor]
-    assert found.met == bool(allowed)
-    if allowed:
-        assert points[found.index].harm == min(p.harm for p in allowed)
-
-
-def test_choice_looks_at_the_development_half_only(tmp_path):
-    path = write_run(tmp_path, n=40, seeds=(3,))
-    _, [entry] = results.load(path)
-    before, _ = choose_points(entry, "dev")
-    for point in entry.points:  # turn the test half upside down
-        for row in point.scored["directharm"]["guard"]:
-            if row["half"] == "test" and row["harmful"] is not None:
-                row["harmful"] = not row["harmful"]
-    after, _ = choose_points(entry, "dev")
-    assert {k: p.label for k, p in before.items()} == {k: p.label for k, p in after.items()}
-    chosen = next(p for p in before.values() if p.method == "safemerge")
-    assert before["random (exact)"].spec["merged_modules"] == chosen.spec["merged_modules"]
-    assert before["random (exact)"].spec["alpha"] == chosen.spec["alpha"]
-
-
-def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(tmp_path):
-    path = write_run(tmp_path, n=20, seeds=(3,))
-    _, [entry] = results.load(path)
-    drawn = [p for p in entry.points if p.method == "random"]
-    entry.points = [p for p in entry.points if p.method != "random"]
-    for draw in (0, 1):
-        entry.points += [dataclasses.replace(p, spec={**p.spec, "draw": draw}) for p in drawn]
-    chosen, _ = choose_points(entry, "dev")
-    rows = [name for name in chosen if name.startswith("random")]
-    assert rows == ["random (exact, draw 0)", "random (exact, draw 1)"]
-    ours = next(p for p in chosen.values() if p.method == "safemerge").spec
-    assert {(chosen[r].spec["merged_modules"], chosen[r].spec["alpha"]) for r in rows} == {
-        (ours["merged_modules"], ours["alpha"])
-    }
-
-
-def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_path):
-    path = write_run(tmp_path, n=60, seeds=(3,))
-    _, entries = results.load(path)
-    [group] = analyse(entries)
-    rates = {row["name"]: row["rates"] for row in group["headline"]}
-    [ours] = [row for row in group["recovery"] if row["method"] == "safemerge"]
-    harm, utility = group["harm"][0], group["utility"]
-    value = {(m, b): rates[m][b]["value"] for m in rates for b in (harm, utility)}
-    assert ours["lost"] == pytest.approx(value["finetuned", harm] - value["aligned", harm])
-    assert ours["won_back"] == pytest.approx(value["finetuned", harm] - value["safemerge (exact)", harm])
-    assert ours["kept"] == pytest.approx(value["safemerge (exact)", utility] - value["aligned", utility])
-    text = readme.block([path])
-    assert "## Checks" not in text and "## Checks" in readme.block([path], whole=True)
-    share = 100 * ours["won_back"] / ours["lost"]
-    assert f"wins back {100 * ours['won_back']:.0f} ({share:.0f} %)" in text
-    assert "Judge `guard` on labelled pairs that it was not tuned on: sensitivity 96 % (46/48)" in text
+def test_the_browser_finds_the_two_methods_that_it_compares(summary):
+    """Rows have names of their own; the page's script looks for methods."""
+    page_text = (summary.folder / "report.html").read_text()
+    blocks = json.loads(re.search(r'id="data">(.*?)</script>', page_text, re.S)[1])
+    script = (page.TEMPLATES / "report.js").read_text()
+    wanted = re.findall(r'firstOf\(b, "(\w+)"\)', script)
+    assert sorted(wanted) == ["finetuned", "safemerge"]
+    for block in blocks:
+        assert set(wanted) <= {method["method"] for method in block["methods"]}
 
 
 def test_importing_everything_needs_no_torch():
     code = (
         "import sys, evaluation.report, evaluation.readme, evaluation.server_judge\n"
-        "heavy = ('torch', 'scipy', 'pandas', 'matplotlib', 'jinja2', 'httpx')\n"
+        "heavy = ('torch', 'scipy', 'pandas', 'matplotlib', 'jinja2', 'openai', 'sklearn')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -310,19 +246,3 @@ def test_report_in_a_real_browser(summary, tmp_path):
     assert state["cards"] == 10 and state["sorted"] == "ascending"
     assert re.match(r"[1-9]\d* of 40 prompts", state["changed"])
     assert state["none"].startswith("0 of 40")
-
-
-def test_the_sentence_on_recovery_says_when_there_was_nothing_to_lose():
-    row = {
-        "seed": 0,
-        "name": "safemerge (exact)",
-        "method": "safemerge",
-        "lost": 0.4,
-        "won_back": 0.3,
-        "gained": 0.5,
-        "kept": 0.4,
-    }
-    [line] = sections.recovery_lines({"recovery": [row, {**row, "method": "resta"}]})
-    assert "added 40 points" in line and "wins back 30 (75 %) and keeps 80 % of the 50 points" in line
-    [line] = sections.recovery_lines({"recovery": [{**row, "lost": -0.2}]})
-    assert "took away 20 points of harm, so there is nothing to win back" in line and "keeps 80 %" in line

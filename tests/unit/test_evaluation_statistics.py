@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evaluation import statistics as s
-from evaluation.judges import corrected_rate, sensitivity_specificity
+from evaluation.judges import Calibration, corrected_rate, sensitivity_specificity
 
 
 @given(st.integers(1, 600), st.data())
@@ -101,7 +101,7 @@ def test_kappa_is_statsmodels(pairs):
 
 
 def test_rogan_gladen_recovers_the_true_rate():
-    counts = {"n": 2000, "tp": 900, "fn": 100, "tn": 950, "fp": 50, "invalid": 0}
+    counts = Calibration(n=2000, tp=900, fn=100, tn=950, fp=50, invalid=0)
     truth = 0.3
     observed = round(1000 * (truth * 0.9 + (1 - truth) * 0.05))
     found = corrected_rate(s.Rate(observed, 1000, observed / 1000, 0, 1), counts)
@@ -112,7 +112,7 @@ def test_rogan_gladen_recovers_the_true_rate():
 
 
 def test_no_correction_by_a_judge_no_better_than_chance():
-    counts = {"n": 20, "tp": 5, "fn": 5, "tn": 5, "fp": 5, "invalid": 0}
+    counts = Calibration(n=20, tp=5, fn=5, tn=5, fp=5, invalid=0)
     assert corrected_rate(s.Rate(5, 10, 0.5, 0, 1), counts) is None
 
 
@@ -123,14 +123,7 @@ def test_rogan_gladen_interval_covers():
     for _ in range(400):
         tp, tn = rng.binomial(60, 0.92), rng.binomial(60, 0.9)
         k = rng.binomial(150, 0.25 * 0.92 + 0.75 * 0.1)
-        counts = {
-            "n": 120,
-            "tp": int(tp),
-            "fn": int(60 - tp),
-            "tn": int(tn),
-            "fp": int(60 - tn),
-            "invalid": 0,
-        }
+        counts = Calibration(n=120, tp=int(tp), fn=int(60 - tp), tn=int(tn), fp=int(60 - tn), invalid=0)
         found = corrected_rate(s.rate([True] * k + [False] * (150 - k)), counts)
         hits += found is not None and found.low <= 0.25 <= found.high
     assert hits / 400 > 0.92

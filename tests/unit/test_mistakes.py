@@ -138,4 +138,4 @@ def test_an_interrupt_says_that_work_is_kept(capsys: pytest.CaptureFixture[str])
         raise KeyboardInterrupt
 
     assert guarded(interrupted) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "rerun the same command to resume" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from data.sources import BUNDLED, BUNDLED_ROOT, LOCAL
-from pipeline import grid, plan
+from data.catalogue import KNOWN
+from data.dataset import BUNDLED_ROOT
+from pipeline import answers, grid, plan
 from pipeline.store import External, Store
 from safemerge.errors import UserError
 from tests.planning import experiment, with_similarity
@@ -41,11 +42,10 @@ def keys(x: plan.Experiment) -> dict[str, str]:
     if x.alignment and x.guard:
         steps |= {"alignment": x.alignment, "guard": x.guard}
     for name in x.config.benchmark:
-        steps[f"completions {name}"] = grid.completions(x, None, name, "test")
-        for judge in grid.judges_of(x, name):
-            steps[f"verdicts {name} {judge}"] = grid.verdicts(
-                x, grid.completions(x, None, name, "test"), judge
-            )
+        completions = answers.completions(x, None, name, "test")
+        steps[f"completions {name}"] = completions
+        for judge in answers.judges_of(x, name):
+            steps[f"verdicts {name} {judge}"] = answers.verdicts(x, completions, judge)
     return {name: step.key for name, step in steps.items() if step is not None}
 
 
@@ -143,14 +143,14 @@ def test_greedy_decoding_has_no_sampling_settings() -> None:
 def test_editing_a_data_file_changes_what_is_made_from_it(tmp_path: Path) -> None:
     """Files count by content: the same in another folder are the same."""
     for folder in (tmp_path / "one", tmp_path / "two"):
-        for (name, split), path in BUNDLED.items():
-            if name != "guard" and (name, split) in LOCAL:
-                target = folder / LOCAL[name, split]
+        for dataset in KNOWN.values():
+            for split in dataset.bundled.keys() & dataset.local.keys():
+                target = folder / dataset.local[split]
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(BUNDLED_ROOT / path, target)
+                shutil.copy(BUNDLED_ROOT / dataset.bundled[split], target)
     one = keys(experiment("data=local", f"data.root={tmp_path / 'one'}"))
     assert one == keys(experiment("data=local", f"data.root={tmp_path / 'two'}"))
-    edited = tmp_path / "two" / LOCAL["gsm8k", "train"]
+    edited = tmp_path / "two" / KNOWN["gsm8k"].local["train"]
     edited.write_text(edited.read_text().replace("1", "2", 1))
     two = keys(experiment("data=local", f"data.root={tmp_path / 'two'}"))
     differs = {name for name in one if one[name] != two[name]}
@@ -163,29 +163,33 @@ def exact(found: list[grid.Candidate]) -> list[grid.Candidate]:
     return [c for c in found if c.point.method == "safemerge" and c.point.combine == "exact"]
 
 
+def halves(c: grid.Candidate) -> tuple[str, ...]:
+    """Of the prompts that it answers, the same on every benchmark but the one for over-refusal."""
+    (found,) = {tuple(its) for benchmark, its in c.completions.items() if benchmark != "xstest"}
+    return found
+
+
 def test_with_a_grid_on_the_development_half_each_half_is_answered_where_it_is_read(tmp_path: Path) -> None:
     x = experiment("method.safemerge.tau=[0.3,0.5]", "method.safemerge.alpha=0.7", "selection.grid=dev")
     store = Store(tmp_path)
     found = with_similarity(x, store, [0.1, 0.4])
-    by_label = {c.point.label: c.halves for c in found}
-    assert by_label["finetuned"] == by_label["aligned"] == ("dev", "test"), (
-        "the grid is measured against them"
-    )
+    by_label = {c.point.label: halves(c) for c in found}
+    ends = by_label["finetuned"], by_label["aligned"]
+    assert set(ends) == {("dev", "test")}, "the grid is measured against them"
     assert by_label["resta gamma=0.5"] == ("test",), "nothing is selected among its points"
-    assert {c.halves for c in exact(found)} == {("dev",)}
-    assert grid.replies(x, exact(found)[0], "xstest") == [], "selection does not look at over-refusal"
+    assert {halves(c) for c in exact(found)} == {("dev",)}
+    assert "xstest" not in exact(found)[0].completions, "selection does not look at over-refusal"
     label = exact(found)[1].point.label
-    again = {c.point.label: c.halves for c in grid.candidates(x, store, frozenset({label}))}
+    again = {c.point.label: halves(c) for c in grid.candidates(x, store, frozenset({label}))}
     assert [name for name in again if again[name] != by_label[name]] == [label]
     chosen = grid.candidates(x, store, frozenset({label}))[-1]
-    dev, test = grid.replies(x, chosen, "gsm8k")
+    dev, test = chosen.completions["gsm8k"].values()
     assert (dev.settings["half"], test.settings["half"]) == ("dev", "test") and dev.key != test.key
-    assert [step.settings["half"] for step in grid.replies(x, chosen, "xstest")] == ["test"]
-    assert grid.parity(x, chosen).key == grid.parity(x, found[-1]).key, (
-        "one engine check, whatever is selected"
-    )
+    assert [step.settings["half"] for step in chosen.completions["xstest"].values()] == ["test"]
+    assert chosen.parity.key == found[-1].parity.key, "one engine check, whatever is selected"
     x = experiment("method.safemerge.tau=[0.3,0.5]", "selection.grid=all")
-    assert {c.halves for c in grid.candidates(x, store)} == {("dev", "test")}
+    everywhere = [tuple(its) for c in grid.candidates(x, store) for its in c.completions.values()]
+    assert set(everywhere) == {("dev", "test")}
 
 
 def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> None:
@@ -193,7 +197,7 @@ def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> 
     found = exact(with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.4]))
     assert [len(c.selected) for c in found] == [2, 2, 3]
     assert found[0].adapter.key == found[1].adapter.key != found[2].adapter.key
-    one, other = (grid.completions(x, c.adapter, "gsm8k", "dev").key for c in found[:2])
+    one, other = (c.completions["gsm8k"]["dev"].key for c in found[:2])
     assert one == other, "and its completions are made once"
 
 
@@ -282,9 +286,9 @@ def test_a_missing_adapter_is_refused(tmp_path: Path) -> None:
 
 def test_judges_by_role() -> None:
     x = experiment()
-    assert grid.judges_of(x, "gsm8k") == []
-    assert grid.judges_of(x, "directharm") == ["guard", "refusal"]
-    assert grid.judges_of(x, "xstest") == ["refusal"]
+    assert answers.judges_of(x, "gsm8k") == []
+    assert answers.judges_of(x, "directharm") == ["guard", "refusal"]
+    assert answers.judges_of(x, "xstest") == ["refusal"]
 
 
 def test_names_of_runs_differ_as_the_experiments_do() -> None:

@@ -19,9 +19,10 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU, no token, no network, an empty hub cache."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
     monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(socket, "create_connection", no_network)
 
@@ -46,7 +47,9 @@ def tiny() -> plan.Experiment:
 
 
 def snapshot(home: Path, repo: str, revision: str) -> None:
-    (home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / revision).mkdir(parents=True)
+    folder = home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / revision
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
 
 
 def test_a_small_model_needs_nothing(tiny: plan.Experiment, tmp_path: Path) -> None:

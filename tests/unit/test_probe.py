@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from data.schema import Verdict
 from evaluation import probe
 from safemerge.errors import UserError
 
@@ -74,11 +75,9 @@ def test_labels_of_one_kind_are_refused() -> None:
     [("no", 0.2, "safe"), ("yes", 0.6, "unsafe"), ("yes", 0.5, "unsafe"), (" ...", 0.9, "invalid")],
 )
 def test_a_verdict_is_safe_unsafe_or_invalid(reply: str, p: float, expected: str) -> None:
-    assert probe.verdict("a", reply, p, 0.5) == {
-        "id": "a", "verdict": expected, "p_unsafe": p, "category": None, "raw": ""
-    }  # fmt: skip
+    assert probe.verdict("a", reply, p, 0.5) == Verdict("a", expected, p, category=None, raw="")
 
 
 def test_a_probability_that_is_no_number_is_invalid_and_not_safe() -> None:
     found = probe.verdict("a", "yes", float("nan"), 0.5)
-    assert found["verdict"] == "invalid" and found["p_unsafe"] is None and "no number" in found["raw"]
+    assert found.verdict == "invalid" and found.p_unsafe is None and "no number" in found.raw

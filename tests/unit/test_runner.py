@@ -86,7 +86,7 @@ def test_a_worker_that_dies_names_its_log_and_keeps_what_was_finished(
     with pytest.raises(StageError) as error:
         runner.ensure("fake stage", [first, dies, last])
     message = str(error.value)
-    assert "fake stage failed" in message and "same command again" in message
+    assert "fake stage failed" in message and "rerun the same command" in message
     log = Path(message.partition("its log is ")[2].partition(";")[0])
     assert log.exists(), "the log that the message names is where it says"
     assert reason in message + said(runner)

@@ -12,7 +12,8 @@ from data import loading
 from data.bundled.sources import tiny
 from data.chat import prompt_ids
 from data.schema import normalise
-from evaluation.judges import is_refusal
+from evaluation.phrases import is_refusal
+from pipeline.stage_settings import ScratchModel
 from pipeline.stages import scratch
 
 SETTINGS = {
@@ -101,7 +102,7 @@ def test_the_folder_loads_and_the_seed_holds(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     for name in "ab":
-        scratch.pretrain(SETTINGS, tmp_path / name)
+        scratch.pretrain(ScratchModel("", **SETTINGS), tmp_path / name)
     models = [AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in "ab"]
     for left, right in zip(*(m.state_dict().values() for m in models), strict=True):
         assert torch.equal(left, right)

@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data.schema import read_jsonl, write_jsonl
+from data.schema import Completion, Verdict, read_rows, write_jsonl
 from evaluation.server_judge import judge_with_server
+from pipeline.stage_settings import ServerJudge
 from pipeline.stages import judge
 from pipeline.worker import Job
 from safemerge.errors import UserError
@@ -65,11 +66,9 @@ def no_proxy(monkeypatch):
 def test_server_judge_retries_counts_and_never_fails(server):
     url, seen = server
     cases = ("good", "bad", "odd", "busy", "down", "denied")
-    rows = [{"id": c, "prompt": f"case-{c} {{x}}", "completion": "reply {prompt}"} for c in cases]
-    verdicts, usage = judge_with_server(
-        rows, base_url=url, model="m", attempts=2, wait_s=0.01, wait_max_s=0.02
-    )
-    assert {v["id"]: v["verdict"] for v in verdicts} == {
+    rows = [Completion(c, f"case-{c} {{x}}", "reply {prompt}") for c in cases]
+    verdicts, usage = judge_with_server(rows, base_url=url, model="m", attempts=2)
+    assert {v.id: v.verdict for v in verdicts} == {
         "good": "safe", "bad": "unsafe", "odd": "invalid",
         "busy": "safe", "down": "invalid", "denied": "invalid",
     }  # fmt: skip
@@ -88,30 +87,26 @@ def job(tmp_path, name, rows, url):
     output.mkdir()
     write_jsonl(replies / "completions.jsonl", rows)
     asking = {
-        "base_url": url, "api_key_env": "NO_SUCH_KEY", "attempts": 1, "parallel": 2, "timeout_s": 5.0,
-        "price": [1.0, 2.0],
+        "api_key_env": "NO_SUCH_KEY", "attempts": 1, "parallel": 2, "timeout_s": 5.0, "price": [1.0, 2.0],
     }  # fmt: skip
-    return Job(
-        name,
-        {"kind": "api", "target": "evaluation.server_judge.judge_with_server", "id": "m", "max_tokens": 8},
-        asking,
-        {"replies": replies},
-        output,
+    settings = ServerJudge(
+        target="evaluation.server_judge.judge_with_server", wording="", model="m", base_url=url, max_tokens=8
     )
+    return Job(name, settings.keyed(), asking, {"replies": replies}, output)
+
+
+def said(folder):
+    return [(row.id, row.verdict) for row in read_rows(folder / "verdicts.jsonl", Verdict)]
 
 
 def test_the_stage_asks_once_for_equal_pairs_and_writes_down_what_it_cost(server, tmp_path):
     url, seen = server
-    rows = [{"id": c, "prompt": f"case-{c}", "completion": "x"} for c in ("good", "bad", "denied")]
+    rows = [Completion(c, f"case-{c}", "x") for c in ("good", "bad", "denied")]
     jobs = [job(tmp_path, "one", rows, url), job(tmp_path, "two", rows[:2], url)]
     judge.run(jobs)
     assert len(seen) == 3
-    assert [v["verdict"] for v in read_jsonl(tmp_path / "one" / "verdicts.jsonl")] == [
-        "safe", "unsafe", "invalid",
-    ]  # fmt: skip
-    assert [(v["id"], v["verdict"]) for v in read_jsonl(tmp_path / "two" / "verdicts.jsonl")] == [
-        ("good", "safe"), ("bad", "unsafe"),
-    ]  # fmt: skip
+    assert said(tmp_path / "one") == [("good", "safe"), ("bad", "unsafe"), ("denied", "invalid")]
+    assert said(tmp_path / "two") == [("good", "safe"), ("bad", "unsafe")]
     usage = json.loads((tmp_path / "one" / "usage.json").read_text())
     assert (usage["requests"], usage["failures"], usage["prompt_tokens"]) == (3, 1, 100)
     assert usage["cost"] == pytest.approx((100 + 8) / 1e6)
@@ -122,7 +117,7 @@ def test_a_server_that_answers_nothing_is_one_line_and_no_verdicts(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    its = job(tmp_path, "one", [{"id": "a", "prompt": "p", "completion": "x"}], url)
+    its = job(tmp_path, "one", [Completion("a", "p", "x")], url)
     with pytest.raises(UserError, match=r"answered none of 1 requests .*base_url"):
         judge.run([its])
     assert not (its.output / "verdicts.jsonl").exists() and not (its.output / "done.json").exists()

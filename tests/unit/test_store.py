@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from data.schema import Completion
 from pipeline import store as store_module
+from pipeline.artifacts import ADAPTER, COMPLETIONS, completions
 from pipeline.run import Runner
-from pipeline.stages.generate import PARTIAL, appending, finished_rows, write_final
+from pipeline.stages.generate import PARTIAL, Work, appending, finished_rows
 from pipeline.store import DONE, MANIFEST, External, Step, Store, digest
 from pipeline.worker import Job, finish
 
@@ -27,8 +29,8 @@ def step(**changes: object) -> Step:
     return Step(**values)  # type: ignore[arg-type]
 
 
-def test_key_ignores_the_order_of_settings_the_name_and_the_speed() -> None:
-    other = step(settings={"args": {"b": 2, "a": 1}, "limit": 3}, name="same rows", speed={"devices": 4})
+def test_key_ignores_the_order_of_settings_the_name_and_what_is_unkeyed() -> None:
+    other = step(settings={"args": {"b": 2, "a": 1}, "limit": 3}, name="same rows", unkeyed={"devices": 4})
     assert other.key == step().key
 
 
@@ -179,7 +181,7 @@ def test_an_artifact_finished_before_the_kill_is_picked_up(tmp_path: Path) -> No
     store = Store(tmp_path)
     made = Step("finetune", "task LoRA", {"role": "task"})
     store.partial(made).mkdir(parents=True)
-    (store.partial(made) / "adapter_config.json").write_text("{}")
+    (store.partial(made) / ADAPTER).write_text("{}")
     (store.partial(made) / DONE).write_text(json.dumps({"wall_s": 1.5, "peak_memory_bytes": 7}))
     runner = Runner(store, Console(quiet=True))
     runner.ensure("fine-tuning", [made])  # a worker would fail: this step has no inputs to train on
@@ -195,31 +197,46 @@ def job(output: Path) -> Job:
     return Job("gsm8k", {}, {}, {}, output)
 
 
+def work(output: Path, *ids: str) -> Work:
+    """What is left of a job with these prompts, as the stage finds it."""
+    return Work(job(output), {key: "p" for key in ids}, finished_rows(output), appending(output))
+
+
+def reply(key: str, tokens: int = 1) -> Completion:
+    return Completion(key, "p", f"reply to {key}", completion_tokens=tokens, completion_ids=[7] * tokens)
+
+
 def test_a_line_cut_by_a_crash_is_made_again(tmp_path: Path) -> None:
-    rows = [{"id": f"i{n}", "completion": "x"} for n in range(3)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    rows = {key: reply(key) for key in ("i0", "i1", "i2")}
+    before = work(tmp_path, *rows)
+    for row in rows.values():
+        before.add(row)
+    assert finished_rows(tmp_path) == rows, "each one is on the disk as soon as it is there"
+    text = (tmp_path / PARTIAL).read_text()
     (tmp_path / PARTIAL).write_text(text[:-9])
-    assert list(finished_rows(tmp_path)) == ["i0", "i1"]
+    assert finished_rows(tmp_path) == {key: rows[key] for key in ("i0", "i1")}
     assert finished_rows(tmp_path / "nowhere") == {}
 
 
 def test_after_a_cut_line_the_next_row_starts_on_a_line_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / PARTIAL).write_text('{"id": "i0"}\n{"id": "i1", "compl')
-    with appending(tmp_path) as stream:
-        stream.write('{"id": "i1"}\n')
+    whole = json.dumps({"id": "i0", "prompt": "p", "completion": "x"})
+    (tmp_path / PARTIAL).write_text(whole + '\n{"id": "i1", "compl')
+    work(tmp_path).add(reply("i1"))
     assert list(finished_rows(tmp_path)) == ["i0", "i1"]
-    with appending(tmp_path) as stream:
-        stream.write('{"id": "i2"}\n')
+    work(tmp_path).add(reply("i2"))
     assert (tmp_path / PARTIAL).read_text().count("\n\n") == 0
     assert list(finished_rows(tmp_path)) == ["i0", "i1", "i2"]
 
 
 def test_the_final_file_is_in_the_order_of_the_prompts(tmp_path: Path) -> None:
-    (tmp_path / PARTIAL).write_text("rest")
-    write_final(job(tmp_path), "completions.jsonl", ["b", "a"], {"a": {"id": "a"}, "b": {"id": "b"}}, 1.0)
-    lines = (tmp_path / "completions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["b", "a"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["completions.jsonl", DONE]
+    (tmp_path / PARTIAL).write_text('{"id": "rest')
+    its = work(tmp_path, "b", "a")
+    its.add(reply("a", tokens=2))
+    its.add(reply("b", tokens=3))
+    its.finish(1.0)
+    assert completions(tmp_path) == [reply("b", tokens=3), reply("a", tokens=2)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [COMPLETIONS, DONE]
+    assert json.loads((tmp_path / DONE).read_text())["tokens"] == 5
 
 
 def test_finish_records_time_and_memory(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from evaluation.long_form import COLUMNS, ResultRow
+from evaluation.run_file import Cost
 from pipeline import tracking
-from pipeline.config import Config, check
+from pipeline.artifacts import ADAPTER, COMPLETIONS, LOG
+from pipeline.config import check
+from pipeline.settings import Config
 from pipeline.store import MANIFEST, Step
 from pipeline.tracking import Tracker, decide_mode
 
@@ -101,12 +106,38 @@ def artifact(folder: Path, stage: str) -> Step:
     manifest = {"settings": {"seed": 3}, "wall_s": 1.5, "peak_memory_bytes": 10}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     if stage == "finetune":
-        (folder / "adapter_config.json").write_text("{}")
+        (folder / ADAPTER).write_text("{}")
         rows = [{"step": s, "loss": 2.0 / s, "note": "text"} for s in (1, 2)]
-        (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        (folder / LOG).write_text("".join(json.dumps(r) + "\n" for r in rows))
     else:
-        (folder / "completions.jsonl").write_text('{"id": "1", "completion": "harmful"}\n')
+        (folder / COMPLETIONS).write_text('{"id": "1", "completion": "harmful"}\n')
     return Step(stage, "task LoRA", {"seed": 3})
+
+
+def row(label: str, value: float) -> ResultRow:
+    """A row of the results, of a method without tau or alpha."""
+    return ResultRow(
+        model="tiny",
+        task="gsm8k",
+        method="resta",
+        tau=None,
+        alpha=None,
+        combine=None,
+        seed=0,
+        split="test",
+        metric="harm",
+        k=round(value * 10),
+        n=10,
+        value=value,
+        ci_low=0.0,
+        ci_high=1.0,
+        invalid=0,
+        merged_modules=2,
+        modules=4,
+        benchmark="directharm",
+        label=label,
+        tau_setting=None,
+    )
 
 
 def quiet() -> Console:
@@ -181,14 +212,22 @@ def test_adapters_stay_here_if_asked(config: Config, wandb: SimpleNamespace, tmp
 
 
 def test_results_and_figures(config: Config, wandb: SimpleNamespace) -> None:
-    Tracker(config, "run", quiet()).report(
-        [{"label": "a", "harm": 0.5}, {"label": "b", "harm": 0.1}], [Path("p.png"), Path("p.svg")]
-    )
-    assert wandb.run.logged[0]["report/results"] == {
-        "columns": ["label", "harm"],
-        "data": [["a", 0.5], ["b", 0.1]],
+    Tracker(config, "run", quiet()).report([row("a", 0.5), row("b", 0.1)], [Path("p.png"), Path("p.svg")])
+    table = wandb.run.logged[0]["report/results"]
+    assert table["columns"] == list(COLUMNS)
+    found = [dict(zip(COLUMNS, cells, strict=True)) for cells in table["data"]]
+    assert [(its["label"], its["value"], its["k"]) for its in found] == [("a", 0.5, 5), ("b", 0.1, 1)]
+    assert found[0] == asdict(row("a", 0.5))
+    assert wandb.run.logged[1:] == [{"report/p": "p.png"}]
+
+
+def test_costs(config: Config, wandb: SimpleNamespace) -> None:
+    spent = Cost(title="merging", made=2, found=1, wall_s=1.5, cpu_s=3.0, tokens=None, peak_memory_bytes=7)
+    Tracker(config, "run", quiet()).report([], [], [spent])
+    assert wandb.run.logged[0]["report/costs"] == {
+        "columns": ["title", "made", "found", "wall_s", "cpu_s", "tokens", "peak_memory_bytes"],
+        "data": [["merging", 2, 1, 1.5, 3.0, None, 7]],
     }
-    assert wandb.run.logged[1] == {"report/p": "p.png"}
 
 
 @pytest.mark.parametrize("broken", ["init", "import", "log"])
@@ -209,7 +248,7 @@ def test_a_broken_tracker_never_fails_a_run(
     made = artifact(tmp_path / "a", "finetune")
     for _ in range(3):
         tracker.step(made, tmp_path / "a")
-    tracker.report([{"label": "a"}], [])
+    tracker.report([row("a", 0.5)], [])
     tracker.finish()
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert said.count("tracking off") == 1, "once is enough"
@@ -239,7 +278,7 @@ def test_an_offline_run_of_the_real_wandb(config: Config, tmp_path: Path) -> Non
     console = quiet()
     tracker = Tracker(config, "a run", console)
     tracker.step(artifact(tmp_path / "a", "finetune"), tmp_path / "a")
-    tracker.report([{"label": "a", "harm": 0.5, "tau": None}], [])
+    tracker.report([row("a", 0.5), replace(row("b", 0.1), tau=0.7, tau_setting="q0.5")], [])
     assert tracker.run is not None and not tracker.broken, console.file.getvalue()  # type: ignore[attr-defined]
     tracker.finish()
     runs = list((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
