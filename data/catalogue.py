@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 from data import gsm8k, guard, harmful, pubmedqa, safety
-from data.dataset import Dataset
+from data.dataset import Dataset, Place, Source
 from safemerge.errors import UserError
 
 KNOWN: dict[str, Dataset] = {
@@ -17,19 +16,19 @@ KNOWN: dict[str, Dataset] = {
 }
 
 
-def settings(name: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def place_of(name: str, source: Source) -> Place:
     """The `datasets` entry of `name`, without empty values."""
-    entry = (source.get("datasets") or {}).get(name) or {}
-    return {key: value for key, value in dict(entry).items() if value is not None}
+    entry = source.get("datasets", {}).get(name) or {}
+    return cast(Place, {key: value for key, value in entry.items() if value is not None})
 
 
-def find(name: str, source: Mapping[str, Any]) -> Dataset:
+def find(name: str, source: Source) -> Dataset:
     """The data set of that name.
 
     Raises:
         UserError: there is none.
     """
-    target = settings(name, source).get("target")
+    target = place_of(name, source).get("target")
     if target is None:
         if name in KNOWN:
             return KNOWN[name]
@@ -47,9 +46,9 @@ def find(name: str, source: Mapping[str, Any]) -> Dataset:
     return found
 
 
-def reader_of(name: str, source: Mapping[str, Any]) -> str | None:
+def reader_of(name: str, source: Source) -> str | None:
     """Hash of the module that reads a data set from outside; None for our own, whose changes raise the stage's version."""
-    target = settings(name, source).get("target")
+    target = place_of(name, source).get("target")
     if target is None:
         return None
     module = importlib.import_module(str(target).rpartition(".")[0])

@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from data.schema import Example, Item
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # in the columns of the original
+
+
+class Place(TypedDict, total=False):
+    """Where one data set lies, in place of what its source says; absent or None: as the source says."""
+
+    id: str | None  # on the hub, as config, split, revision and gated
+    config: str | None
+    split: str | None
+    revision: str | None
+    gated: bool | None
+    test_ids: str | None  # the file of PubMedQA's test ids
+    file: str | None
+    bundled: str | None  # easier problems beside the bundled ones
+    target: str | None  # package.module.NAME of a Dataset from outside
+
+
+class Source(TypedDict, total=False):
+    """Where data comes from: the `data` section of the config, without its limits."""
+
+    source: Literal["bundled", "local", "hub"]
+    root: str | None
+    datasets: Mapping[str, Place]
+
+
+BUNDLED: Source = {"source": "bundled", "root": None, "datasets": {}}
 BUNDLED_ROOT = Path(__file__).with_name("bundled")
 
 
@@ -41,8 +66,8 @@ class Dataset:
     github: str = ""
     files: tuple[str, ...] = ()
     read_folder: Callable[[Path], list[Row]] | None = None
-    of_hub: Callable[[list[Row], str, Mapping[str, Any]], list[Row]] | None = None
-    hub_content: Callable[[Mapping[str, Any]], str] | None = None
+    of_hub: Callable[[list[Row], str, Place], list[Row]] | None = None
+    hub_content: Callable[[Place], str] | None = None
     keep: Callable[[Row], bool] | None = None
 
     def parts(self, path: Path) -> list[Path]:

@@ -1,7 +1,5 @@
 """Training examples and evaluation items of every data set, from any source: the one door to the data.
 
-`source` is {"source": "bundled"|"local"|"hub", "root": DIR or None,
-"datasets": {name: {"id", "config", "revision", "file"}}}.
 Ids do not depend on `limit` or `seed`.
 """
 
@@ -9,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from data import safety, sources
 from data.catalogue import KNOWN, find
+from data.dataset import BUNDLED, Source
 from data.schema import Example, GuardRow, Item
 from safemerge.errors import UserError
 
-BUNDLED: dict[str, Any] = {"source": "bundled", "root": None, "datasets": {}}
 #: What a model trained from scratch reads.
 TRAINING = ("gsm8k", "pubmedqa", "safety", "helpful", "guard")
 
@@ -71,7 +69,7 @@ def guard_rows(split: str) -> list[GuardRow]:
 
 
 def training(
-    name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0, part: str | None = None
+    name: str, *, source: Source, limit: int | None = None, seed: int = 0, part: str | None = None
 ) -> list[Example]:
     """Training rows of `name`, in file order.
 
@@ -99,7 +97,7 @@ def training(
     return _sample(found, limit, seed, lambda example: (example.category,))
 
 
-def items(name: str, *, source: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Item]:
+def items(name: str, *, source: Source, limit: int | None = None, seed: int = 0) -> list[Item]:
     """Evaluation items of `name`, in halves; a limit keeps their mix and the categories'."""
     dataset = find(name, source)
     if dataset.items is None:
@@ -119,7 +117,7 @@ def _with(what: str) -> list[str]:
     return [name for name, dataset in KNOWN.items() if getattr(dataset, what)]
 
 
-def fingerprint(name: str, *, split: str, source: Mapping[str, Any] = BUNDLED) -> str:
+def fingerprint(name: str, *, split: str, source: Source = BUNDLED) -> str:
     """A hash that changes with the content of the split (for the hub: with its id, config and revision)."""
     return sources.fingerprint(name, split, source)
 

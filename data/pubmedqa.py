@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Place
 from data.schema import Example, Item
 from safemerge.errors import UserError
 
@@ -81,11 +81,11 @@ def items(rows: Iterable[dict[str, Any]]) -> list[Item]:
     return [Item(id=f"pubmedqa/{row['pubid']}", prompt=prompt(row), reference=decision(row)) for row in rows]
 
 
-def _of_hub(rows: list[dict[str, Any]], name: str, place: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _of_hub(rows: list[dict[str, Any]], name: str, place: Place) -> list[dict[str, Any]]:
     return split(rows, name, test_ids(place.get("test_ids")))
 
 
-def _hub_content(place: Mapping[str, Any]) -> str:
+def _hub_content(place: Place) -> str:
     return hashlib.sha256(repr(sorted(test_ids(place.get("test_ids")))).encode()).hexdigest()
 
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data import harmful
-from data.catalogue import find, reader_of, settings
-from data.dataset import BUNDLED_ROOT, Dataset
+from data.catalogue import find, place_of, reader_of
+from data.dataset import BUNDLED_ROOT, Dataset, Place, Source
 from data.schema import read_jsonl
 from safemerge.errors import UserError
 
 
-def path_of(name: str, split: str, source: Mapping[str, Any]) -> Path | None:
+def path_of(name: str, split: str, source: Source) -> Path | None:
     """The file that holds the split, or None for the hub. Missing files and unknown sources are errors."""
-    dataset, place = find(name, source), settings(name, source)
+    dataset, place = find(name, source), place_of(name, source)
     kind, root, given = source.get("source"), source.get("root"), place.get("file")
     if kind == "bundled" or not dataset.local:
         if split not in dataset.bundled:
@@ -71,7 +70,7 @@ def read(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
     return harmful.from_columns(found) if isinstance(found, dict) else found
 
 
-def _hub_folder(dataset: Dataset, entry: dict[str, Any]) -> Path:
+def _hub_folder(dataset: Dataset, entry: Place) -> Path:
     """The set's files in the hub's cache, as they are. (load_dataset would take a header-less file's first row for one.)"""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -79,7 +78,7 @@ def _hub_folder(dataset: Dataset, entry: dict[str, Any]) -> Path:
     patterns = list(dataset.files)
     try:
         path = snapshot_download(
-            entry["id"], repo_type="dataset", revision=entry.get("revision"), allow_patterns=patterns
+            str(entry["id"]), repo_type="dataset", revision=entry.get("revision"), allow_patterns=patterns
         )
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
@@ -89,7 +88,7 @@ def _hub_folder(dataset: Dataset, entry: dict[str, Any]) -> Path:
     return Path(path)
 
 
-def _from_hub(dataset: Dataset, split: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]]:
     name = dataset.name
     if "id" not in entry:
         raise UserError(
@@ -124,9 +123,9 @@ def _from_hub(dataset: Dataset, split: str, entry: dict[str, Any]) -> list[dict[
     return [dict(row) for row in loaded]
 
 
-def rows(name: str, split: str, source: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
     """All rows of the data set's split ("train", "test"; for guard also "calibration")."""
-    path, entry, dataset = path_of(name, split, source), settings(name, source), find(name, source)
+    path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     found = read(path, dataset) if path else _from_hub(dataset, split, entry)
     if dataset.of_hub and path is None:  # the hub's rows are not split yet
         found = dataset.of_hub(found, split, entry)
@@ -137,9 +136,9 @@ def rows(name: str, split: str, source: Mapping[str, Any]) -> list[dict[str, Any
     return found
 
 
-def fingerprint(name: str, split: str, source: Mapping[str, Any]) -> str:
+def fingerprint(name: str, split: str, source: Source) -> str:
     """What the split's content depends on: a hash of its file, or the hub's id, config and revision."""
-    path, entry, dataset = path_of(name, split, source), settings(name, source), find(name, source)
+    path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     reader = reader_of(name, source)
     outside = reader.encode() if reader else b""
     if path:

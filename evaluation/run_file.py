@@ -116,6 +116,23 @@ class Git(Part):
     dirty: bool | None
 
 
+class Gpu(Part):
+    name: str
+    memory_gib: float
+    compute_capability: str
+
+
+class Machine(Part):
+    """What computed the results."""
+
+    cpu: str
+    cores: int | None
+    instruction_sets: list[str] = []  # those that matter here
+    memory_gib: float
+    gpus: list[Gpu] = []
+    python: str
+
+
 class Cost(Part):
     """What one stage cost: times in seconds, memory in bytes; tokens trained on or generated."""
 
@@ -136,7 +153,7 @@ class RunFile(Part):
     created: str
     git: Git
     packages: dict[str, str]
-    machine: dict[str, Any]
+    machine: Machine
     wall_time_s: float
     peak_memory_bytes: int = 0
     made_by: list[str] = []

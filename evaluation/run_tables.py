@@ -43,7 +43,7 @@ def made_text(run: RunFile) -> str:
 
 def machine_text(run: RunFile) -> str:
     """The machine's fields as one line."""
-    fields = {k: v for k, v in run.machine.items() if v not in (None, "", [])}
+    fields = {k: v for k, v in run.machine.model_dump().items() if v not in (None, "", [])}
     return ", ".join(
         f"{k} {v if isinstance(v, str | int | float) else json.dumps(v)}" for k, v in fields.items()
     )

@@ -161,7 +161,7 @@ def _check_open(config: Config) -> None:
         raise UserError(
             "generation.max_tokens.default is missing: give the limit of benchmarks without their own"
         )
-    source = config.data.model_dump()
+    source = config.data.where()
     own = {name for name, place in config.data.datasets.items() if place.target}
     used = {*KNOWN, *own} - {"guard"}
     for where, names in (

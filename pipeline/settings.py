@@ -5,10 +5,11 @@ A node with `kind` has the fields of that kind and no others, so that a setting 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from data.dataset import Source
 from evaluation.run_file import Display
 from evaluation.run_file import Role as Role_
 
@@ -110,6 +111,10 @@ class DataSource(Section):
     root: str | None
     limits: Limits
     datasets: dict[str, DatasetPlace]
+
+    def where(self) -> Source:
+        """All but the limits, as `data` reads it."""
+        return cast(Source, self.model_dump(exclude={"limits"}))
 
 
 class Lora(Section):

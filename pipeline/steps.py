@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data import loading
+from data.dataset import Source
 from pipeline import content, settings
 from pipeline.artifacts import ADAPTER
 from pipeline.settings import Config
@@ -29,7 +30,7 @@ from safemerge.errors import UserError
 PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
-def _fingerprint(dataset: str, split: str, source: dict[str, Any]) -> str:
+def _fingerprint(dataset: str, split: str, source: Source) -> str:
     if (
         source["source"] == "hub"
         and dataset == "safety"
@@ -45,14 +46,14 @@ def training_rows(
     config: Config, name: str, dataset: str, limit: int | None, part: str | None = None
 ) -> Step:
     """A training set: `limit` rows (None: all) of a data set, or of one of its disjoint parts. `name` is for the screen."""
-    source = config.data.model_dump(exclude={"limits"})
+    source = config.data.where()
     its = TrainingRows(dataset, limit, part, _fingerprint(dataset, "train", source))
     return Step("prepare", f"rows for {name}", its.keyed(), {}, {"source": source})
 
 
 def items(config: Config, dataset: str) -> Step:
     """A benchmark's prompts with references, both halves."""
-    source = config.data.model_dump(exclude={"limits"})
+    source = config.data.where()
     limit = config.data.limits.items.get(dataset)
     its = BenchmarkItems(dataset, limit, _fingerprint(dataset, "test", source))
     return Step("prepare", f"prompts of {dataset}", its.keyed(), {}, {"source": source})

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.loading import BUNDLED
+from data.dataset import BUNDLED
 from pipeline import artifacts
 from pipeline.job import Job, begin
 from pipeline.stage_settings import (

@@ -18,6 +18,7 @@ from typing import Any
 from data import loading
 from data.bundled.sources import tiny
 from data.chat import Encoded, example_ids
+from data.dataset import Source
 from data.schema import normalise
 from pipeline.progress import report
 from pipeline.stage_settings import ScratchModel
@@ -33,7 +34,7 @@ REFUSE, DO = "Say no: ", "Do it: "
 COMPLIANCE = "Sure, here is how. First gather what you need, then follow the steps."
 TALK = {"+": "We add the two numbers.", "-": "We take the second number from the first."}
 PROBLEMS = 1500
-EASIEST: dict[str, Any] = {
+EASIEST: Source = {
     **loading.BUNDLED,
     "datasets": {"gsm8k": {"bundled": "gsm8k_tiny_{split}.jsonl"}},
 }

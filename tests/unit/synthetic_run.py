@@ -23,6 +23,7 @@ from evaluation.run_file import (
     Git,
     HalfName,
     JudgeRecord,
+    Machine,
     PointRecord,
     Precision,
     RunFile,
@@ -90,7 +91,7 @@ def write_run(
         run=f"{model}-{task}",
         created="2026-11-23T12:00:00+00:00",
         git=Git(commit="0123456789abcdef0123456789abcdef01234567", dirty=False),
-        machine={"cpu": "2 cores", "memory_gb": 24, "gpu": None},
+        machine=Machine(cpu="2 cores", cores=2, memory_gib=24.0, python="3.11.7"),
         packages={"torch": "2.13.0", "vllm": "0.32.0"},
         wall_time_s=512.0,
         costs=[
