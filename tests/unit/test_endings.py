@@ -19,6 +19,7 @@ from pipeline.processes import alive
 from pipeline.store import Step, Store
 from tests.fake_stage import install
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import sys
 from pathlib import Path
@@ -174,3 +175,30 @@ def test_a_second_signal_does_not_wait_for_the_stubborn(start: Start) -> None:
     run.process.communicate(timeout=30)
     assert gone(processes, 2) and time.monotonic() - sent < 2.5
     assert run.process.returncode == 130, "the first one counts"
+
+
+LEAD = """
+import subprocess, sys, time
+from pipeline import endings
+endings.follow_main()
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.pid, child.stdout.readline(), flush=True)
+time.sleep(60)
+"""
+JOB = "from pipeline import endings; import time; endings.follow_main(0.1); print('ready', flush=True); time.sleep(60)"
+STRANGER = "import os; os.environ['SAFEMERGE_MAIN_PID'] = '1'; " + JOB
+
+
+@pytest.mark.parametrize(("job", "follows"), [(JOB, True), (STRANGER, False)], ids=["joblib", "Slurm"])
+def test_a_job_of_a_multirun_leaves_with_the_main_process_that_started_it(job: str, follows: bool) -> None:
+    """Also when that is killed; a job that somebody else started stays."""
+    lead = subprocess.Popen([sys.executable, "-c", LEAD, job], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert lead.stdout is not None
+    child = psutil.Process(int(lead.stdout.readline().split()[0]))
+    try:
+        lead.kill()
+        lead.wait()
+        assert gone([child], 5.0 if follows else 1.0) is follows
+    finally:
+        if alive(child):
+            child.kill()
