@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data.dataset import Source
-from evaluation.run_file import Display
-from evaluation.run_file import Role as Role_
+from evaluation.run_file import Display, Role
 
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -125,18 +124,18 @@ class Lora(Section):
     use_rslora: bool
 
 
-class Role(Section):
+class Training(Section):
     """What one of the trainings is fed: rows of its data set, and deviations from `train.args`."""
 
     limit: Count | None = None
     args: dict[str, Any] = {}
 
 
-class SafeInstructRole(Role):
+class SafeInstructTraining(Training):
     safety_limit: Count | None = None
 
 
-class AlignRole(Role):
+class AlignTraining(Training):
     helpful_limit: int | None = Field(None, ge=0)
 
 
@@ -145,11 +144,11 @@ class Train(Section):
     dtype: Dtype
     lora: Lora
     args: dict[str, Any]
-    task: Role
-    safety: Role
-    safeinstruct: SafeInstructRole
-    align: AlignRole | None
-    guard: Role | None
+    task: Training
+    safety: Training
+    safeinstruct: SafeInstructTraining
+    align: AlignTraining | None
+    guard: Training | None
 
 
 class Generation(Section):
@@ -232,7 +231,7 @@ Judge = Annotated[
 class Benchmark(Section):
     target_: str = Field(alias="_target_")
     name: str  # what tables call it
-    role: Role_
+    role: Role
     dataset: str
 
 

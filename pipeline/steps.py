@@ -104,7 +104,7 @@ def merged(name: str, model: Step, adapter: Step) -> Step:
 
 
 def lora(
-    config: Config, role: str, model: Step, rows: dict[str, Step], section: settings.Role, seed: int
+    config: Config, role: str, model: Step, rows: dict[str, Step], section: settings.Training, seed: int
 ) -> Step:
     """A training. All roles share one stage; they differ in rows, model and the arguments that `section` overrides.
 
