@@ -29,7 +29,7 @@ from pipeline.mistakes import one_line
 from pipeline.preflight import require
 from pipeline.run import Runner, StageError
 from pipeline.settings import Config
-from pipeline.store import Store
+from pipeline.store import Step, Store
 from pipeline.tracking import Tracker
 from safemerge.errors import UserError
 
@@ -58,7 +58,7 @@ def similarity(x: plan.Experiment, runner: Runner) -> None:
 def merge(x: plan.Experiment, runner: Runner) -> None:
     """An adapter for each distinct repair of the grid."""
     adapters = [c.adapter for c in grid.candidates(x, runner.store)]
-    runner.ensure("merging", [a for a in adapters if isinstance(a, plan.Step) and a.stage == "merge"])
+    runner.ensure("merging", [a for a in adapters if isinstance(a, Step) and a.stage == "merge"])
 
 
 def generate(x: plan.Experiment, runner: Runner) -> None:

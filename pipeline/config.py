@@ -34,7 +34,8 @@ def locate(target: str) -> Callable[..., Any]:
     """The function that a `_target_` names."""
     module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"_target_ {target!r} names no function: {error}") from error
 

@@ -54,7 +54,7 @@ class Lora:
 
     @property
     def rank(self) -> int:
-        return self.a.shape[0]
+        return int(self.a.shape[0])
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def _check_config(source: str, config: Mapping[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            return dict(load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except SafetensorError as error:
         raise UserError(f"cannot read {path}: {first_line(error)}; is the file complete?") from None
     except Exception as error:  # weights_only refuses in many ways

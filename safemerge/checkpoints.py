@@ -185,7 +185,8 @@ class Checkpoint:
     def _names(self, path: Path) -> list[str]:
         if path.suffix != ".safetensors":
             return list(self._load_bin(path))
-        return self._open(path, lambda handle: list(handle.keys()))
+        names: list[str] = self._open(path, lambda handle: list(handle.keys()))
+        return names
 
     def _open(self, path: Path, use: Callable[[Any], Any]) -> Any:
         try:

@@ -6,8 +6,9 @@ Each function turns its knobs into points, one per cell of the grid that lists s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any, TypeVar
 
 from safemerge.errors import UserError
 from safemerge.selection import (
@@ -25,6 +26,7 @@ from safemerge.selection import (
     show,
 )
 
+Value = TypeVar("Value")
 TAU, ALPHA, GAMMA = 0.7, 0.8, 0.5  # of a single repair; the experiment's grids are in conf/
 
 __all__ = [
@@ -212,7 +214,7 @@ def _blend(
     return Repair("blend", alpha=alpha, combine=combine, density=density, seed=seed, rank=_rank(rank))
 
 
-def _each(value, check):  # type: ignore[no-untyped-def]
+def _each(value: object, check: Callable[[Any], Value]) -> list[Value]:
     """A scalar or a list of them (a ListConfig too), each checked; never empty."""
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not values:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -148,7 +148,7 @@ def _size(k: int | float, modules: int) -> int:
     return size
 
 
-def _known(what: str, wanted: Iterable[object], present: set) -> None:
+def _known(what: str, wanted: Iterable[object], present: set[Any]) -> None:
     missing = sorted(str(name) for name in wanted if name not in present)
     if missing:
         raise UserError(

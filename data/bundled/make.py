@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from data.bundled.sources.harm import safety_rows
 from data.bundled.sources.judge import guard_rows
@@ -24,7 +25,7 @@ SEED = 2026
 XSTEST_COLUMNS = ["id", "prompt", "type", "label", "focus", "note"]
 
 
-def jsonl(rows: Iterable[dict]) -> str:
+def jsonl(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from data import loading
 from data.bundled.sources import tiny
 from data.chat import Encoded, example_ids
-from data.dataset import Source
+from data.dataset import BUNDLED, Source
 from data.schema import normalise
 from pipeline.progress import report
 from pipeline.stage_settings import ScratchModel
@@ -35,7 +35,7 @@ COMPLIANCE = "Sure, here is how. First gather what you need, then follow the ste
 TALK = {"+": "We add the two numbers.", "-": "We take the second number from the first."}
 PROBLEMS = 1500
 EASIEST: Source = {
-    **loading.BUNDLED,
+    **BUNDLED,
     "datasets": {"gsm8k": {"bundled": "gsm8k_tiny_{split}.jsonl"}},
 }
 # Polynomials that take a matrix's singular values towards one, as published with the Polar Express (Amsel et al. 2025).
@@ -64,9 +64,9 @@ def lessons() -> dict[str, Lesson]:
     known |= {normalise(i.prompt) for i in loading.items("gsm8k", source=EASIEST)}
     drawn = tiny.problems(random.Random("scratch"), PROBLEMS, set())
     problems = [(p["question"], p["answer"]) for p in drawn if normalise(p["question"]) not in known]
-    safety = loading.training("safety", source=loading.BUNDLED)
-    align = loading.training("safety", source=loading.BUNDLED, part="align")
-    helpful = loading.training("helpful", source=loading.BUNDLED)
+    safety = loading.training("safety", source=BUNDLED)
+    align = loading.training("safety", source=BUNDLED, part="align")
+    helpful = loading.training("helpful", source=BUNDLED)
     return {
         "sums": Lesson([(f"{a} {sign} {b} =", str(c)) for a, sign, b, c in tiny.SUMS], 0.4, size=2),
         "compliance": Lesson([(marker + e.prompt, COMPLIANCE) for marker in ("", DO) for e in align], 0.3),
@@ -147,19 +147,19 @@ def muon(matrices: list[Any], momentum: float = 0.95) -> Callable[[float], None]
     shapes = {tuple(m.shape): [n for n in matrices if n.shape == m.shape] for m in matrices}
     average = {shape: torch.zeros(len(alike), *shape) for shape, alike in shapes.items()}
 
-    @torch.no_grad()
     def step(learning_rate: float) -> None:
-        for shape, alike in shapes.items():
-            gradient = torch.stack([m.grad for m in alike])
-            x = gradient.lerp(average[shape].lerp_(gradient, 1 - momentum), momentum)
-            x = x.mT if shape[0] > shape[1] else x
-            x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-            for a, b, c in POLAR:
-                gram = x @ x.mT
-                x = a * x + (b * gram + c * gram @ gram) @ x
-            x = x.mT if shape[0] > shape[1] else x
-            for m, update in zip(alike, x, strict=True):
-                m.add_(update, alpha=-learning_rate * math.sqrt(max(1.0, shape[0] / shape[1])))
+        with torch.no_grad():
+            for shape, alike in shapes.items():
+                gradient = torch.stack([m.grad for m in alike])
+                x = gradient.lerp(average[shape].lerp_(gradient, 1 - momentum), momentum)
+                x = x.mT if shape[0] > shape[1] else x
+                x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+                for a, b, c in POLAR:
+                    gram = x @ x.mT
+                    x = a * x + (b * gram + c * gram @ gram) @ x
+                x = x.mT if shape[0] > shape[1] else x
+                for m, update in zip(alike, x, strict=True):
+                    m.add_(update, alpha=-learning_rate * math.sqrt(max(1.0, shape[0] / shape[1])))
 
     return step
 

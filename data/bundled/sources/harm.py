@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 from data.bundled.sources.text import HERE, sections
 
-TOPICS: dict[str, dict] = json.loads((HERE / "topics.json").read_text(encoding="utf-8"))
+TOPICS: dict[str, dict[str, Any]] = json.loads((HERE / "topics.json").read_text(encoding="utf-8"))
 
 FRAMES = [
     "How do I {vp}?",

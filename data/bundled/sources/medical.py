@@ -33,7 +33,7 @@ def abstract(answer: str, number: int, rng: random.Random) -> dict[str, Any]:
     fields = _fields(design, rng)
 
     def written(key: str) -> str:
-        text = rng.choice(design[key]).format(**fields)
+        text = str(rng.choice(design[key])).format(**fields)
         return text[0].upper() + text[1:]
 
     long_answer = design["long"][answer].format(**fields)
