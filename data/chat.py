@@ -6,6 +6,9 @@ benchmark scores by several percent.
 
 from __future__ import annotations
 
+import datetime
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +35,89 @@ def check_single_bos(ids: list[int], bos_token_id: int | None) -> None:
         )
 
 
-def _template(tokenizer: Any, messages: list[dict[str, str]], *, generation: bool) -> list[int]:
+Message = dict[str, Any]  # role, and content: a text, or a list of parts that hold texts
+
+#: Templates that print the date would make other prompts tomorrow. It is the one that Llama-3.1's template falls back to.
+TODAY = datetime.date(2024, 7, 26)
+FIRST_MARK = (
+    0xE000  # of Unicode's private use area: stands for a control token while the template is rendered
+)
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -> list[int]:
+    """Token ids of whole turns. Control tokens that a turn spells out are plain text: only the template closes turns.
+
+    Args:
+        generation: end with the opening of the assistant's turn.
+
+    Raises:
+        UserError: no chat template, one that cannot render these turns, or two BOS.
+    """
     if not tokenizer.chat_template:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruction-tuned model"
         )
-    encoded = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=generation, tokenize=True, return_dict=True
-    )
-    ids = list(encoded["input_ids"])
+    marks = _marks(tokenizer, messages)
+    shown = [{**message, "content": _replaced(message["content"], marks)} for message in messages]
+    text = _rendered(tokenizer, shown, generation)
+    ids: list[int] = []
+    token_of = {mark: token for token, mark in marks.items()}
+    for piece in re.split(f"([{''.join(token_of)}])", text) if marks else [text]:
+        plain = piece in token_of
+        encoded = tokenizer(
+            token_of.get(piece, piece),
+            add_special_tokens=False,
+            **({"split_special_tokens": True} if plain else {}),
+        )
+        ids += encoded["input_ids"]
     check_single_bos(ids, tokenizer.bos_token_id)
     return ids
+
+
+def _marks(tokenizer: Any, messages: Sequence[Message]) -> dict[str, str]:
+    """A character for each control token that the turns spell out; none for almost every prompt."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= {str(token) for token in tokenizer.all_special_tokens}
+    texts = [text for message in messages for text in _texts(message["content"])]
+    # Longest first: one may be part of another.
+    found = sorted((t for t in special if t and any(t in text for text in texts)), key=len, reverse=True)
+    unused = (mark for n in range(FIRST_MARK, 0xF900) if not any((mark := chr(n)) in text for text in texts))
+    return {token: next(unused) for token in found}
+
+
+def _texts(content: Any) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content]
+
+
+def _replaced(content: Any, marks: dict[str, str]) -> Any:
+    if not marks:
+        return content
+    if not isinstance(content, str):
+        return [{**part, "text": _replaced(part["text"], marks)} for part in content]
+    for token, mark in marks.items():
+        content = content.replace(token, mark)
+    return content
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message], generation: bool) -> str:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages),
+                add_generation_prompt=generation,
+                tokenize=False,
+                strftime_now=TODAY.strftime,
+            )
+        )
+    except TemplateError as error:
+        roles = ", ".join(str(message["role"]) for message in messages)
+        system = any(message["role"] == "system" for message in messages)
+        remedy = "; set model.system_prompt=null" if system else ""
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} cannot render the turns {roles}: {error}{remedy}"
+        ) from error
 
 
 def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
@@ -52,7 +127,7 @@ def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
 
 def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None = None) -> list[int]:
     """Token ids of a user turn, ready for the model to answer."""
-    return _template(tokenizer, _messages(prompt, system), generation=True)
+    return chat_ids(tokenizer, _messages(prompt, system), generation=True)
 
 
 def example_ids(tokenizer: Any, prompt: str, response: str, *, system: str | None = None) -> Encoded:
@@ -64,7 +139,7 @@ def example_ids(tokenizer: Any, prompt: str, response: str, *, system: str | Non
     """
     head = prompt_ids(tokenizer, prompt, system=system)
     messages = [*_messages(prompt, system), {"role": "assistant", "content": response}]
-    full = _template(tokenizer, messages, generation=False)
+    full = chat_ids(tokenizer, messages, generation=False)
     if full[: len(head)] != head:
         raise UserError(
             f"the chat template of {tokenizer.name_or_path} does not continue its own generation prompt; "

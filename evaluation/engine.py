@@ -5,6 +5,7 @@ Both take token ids (never strings) and give the same rows, so artifacts do not 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,9 +24,8 @@ class Request:
     prompt_ids: list[int]
     max_tokens: int
     adapter: Path | None = None
-    adapter_key: str = (
-        ""  # the adapter's content hash: names it in the server, so no stale cache can answer for it
-    )
+    adapter_key: str = ""  # the adapter's content hash: names it, so that no stale cache can answer for it
+    item: str = ""  # the prompt's id, which decides the sampling seed; "" is the key
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,24 @@ class Reply:
     ids: list[int] = field(default_factory=list)  # of the generated tokens; others may spell the same text
     pieces: list[str] = field(default_factory=list)
     top: list[dict[str, float]] = field(default_factory=list)
+
+
+def sampling_seed(seed: int, request: Request) -> int:
+    """The seed of a request's sampler: of the run's seed and the prompt, whatever else is in the batch."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{request.item or request.key}".encode()).digest()[:4])
+
+
+def stop_ids(model: str, tokenizer: Any) -> list[int]:
+    """Every token that ends a reply: the tokenizer's EOS, and those that the model's own configuration lists."""
+    from transformers import GenerationConfig
+
+    found = {tokenizer.eos_token_id}
+    try:
+        listed = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model without the file
+        listed = None
+    found |= set(listed if isinstance(listed, list) else [listed])
+    return sorted(token for token in found if token is not None)
 
 
 def adapter_rank(folder: Path) -> int:
@@ -88,7 +106,9 @@ def generate(
             f"vLLM cannot be imported ({error}): run `make setup`, or use generation.backend=transformers"
         ) from error
     try:
-        yield from _stream(llm, requests, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs)
+        yield from _stream(
+            model, llm, requests, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs
+        )
     finally:
         del llm
         _clean()
@@ -165,12 +185,19 @@ def _vllm(
 
 
 def _stream(
-    llm: Any, requests: list[Request], *, temperature: float, top_p: float, seed: int, logprobs: int | None
+    model: str,
+    llm: Any,
+    requests: list[Request],
+    *,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    logprobs: int | None,
 ) -> Iterator[Reply]:
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
-    engine, tokenizer = llm.llm_engine, llm.get_tokenizer()
+    engine, stops = llm.llm_engine, stop_ids(model, llm.get_tokenizer())
     # Prompts of one adapter follow one another: the server then swaps each adapter in once.
     ordered = sorted(requests, key=lambda r: (r.adapter_key, r.key))
     numbers = {key: i + 1 for i, key in enumerate(sorted({r.adapter_key for r in ordered if r.adapter}))}
@@ -178,10 +205,10 @@ def _stream(
         params = SamplingParams(
             temperature=temperature,
             top_p=top_p,
-            seed=seed + index if temperature > 0 else None,
+            seed=sampling_seed(seed, request) if temperature > 0 else None,
             max_tokens=request.max_tokens,
             logprobs=logprobs,
-            stop_token_ids=[tokenizer.eos_token_id],
+            stop_token_ids=stops,
         )
         lora = None
         if request.adapter is not None:
@@ -215,26 +242,30 @@ def _transformers(
 ) -> Iterator[Reply]:
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bare = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+    # Decoding comes from our config alone, not from the model's folder (a repetition penalty, say).
+    bare.generation_config = GenerationConfig(pad_token_id=pad, eos_token_id=stop_ids(model, tokenizer))
     sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p}
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if temperature > 0
         else {"do_sample": False}
     )
-    torch.manual_seed(seed)
+    stops = stop_ids(model, tokenizer)
+    size = 1 if temperature > 0 else 16  # rows of a batch share one sampler
     for adapter in sorted({r.adapter_key for r in requests}):
         mine = sorted(
             (r for r in requests if r.adapter_key == adapter), key=lambda r: (r.max_tokens, len(r.prompt_ids))
         )
         folder = mine[0].adapter
         served = bare if folder is None else PeftModel.from_pretrained(bare, str(folder)).to(device).eval()
-        for start in range(0, len(mine), 16):
-            batch = [r for r in mine[start : start + 16]]
+        for start in range(0, len(mine), size):
+            batch = mine[start : start + size]
+            torch.manual_seed(sampling_seed(seed, batch[0]))
             width = max(len(r.prompt_ids) for r in batch)
             ids = torch.tensor(
                 [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in batch], device=device
@@ -248,15 +279,16 @@ def _transformers(
                     attention_mask=mask,
                     max_new_tokens=max(r.max_tokens for r in batch),
                     pad_token_id=pad,
-                    eos_token_id=tokenizer.eos_token_id,
+                    eos_token_id=stops,
                     return_dict_in_generate=True,
                     output_logits=logprobs is not None,
                     **sampling,
                 )
             for row, request in enumerate(batch):
                 tokens = out.sequences[row, width:].tolist()[: request.max_tokens]
-                stopped = tokenizer.eos_token_id in tokens
-                tokens = tokens[: tokens.index(tokenizer.eos_token_id) + 1] if stopped else tokens
+                end = next((i for i, token in enumerate(tokens) if token in stops), None)
+                stopped = end is not None
+                tokens = tokens if end is None else tokens[: end + 1]
                 top: list[dict[str, float]] = []
                 for position in range(len(tokens) if logprobs is not None else 0):
                     best = torch.log_softmax(out.logits[position][row].float(), -1).topk(logprobs or 1)

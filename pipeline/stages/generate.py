@@ -92,7 +92,7 @@ def run(jobs: list[Job]) -> None:
             ids = prompt_ids(tokenizer, prompt, system=settings.system_prompt)
             name, adapter = f"{number}:{key}", job.inputs.get("adapter")
             served = job.unkeyed["adapter_key"] or ""
-            requests[name] = its, key, Request(name, ids, mine.max_tokens, adapter, served)
+            requests[name] = its, key, Request(name, ids, mine.max_tokens, adapter, served, item=key)
     total = sum(len(its.prompts) for its in work)
     count = total - len(requests)
     unkeyed = {k: v for k, v in jobs[0].unkeyed.items() if k != "adapter_key"}

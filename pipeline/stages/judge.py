@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from data.chat import check_single_bos, prompt_ids
+from data.chat import chat_ids, prompt_ids
 from data.schema import Completion, GuardRow, Verdict, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import GuardFormat, p_unsafe
@@ -35,13 +35,7 @@ def guard_ids(
     # Llama-Guard-3-1B's wants content as a list of parts.
     if "content[" in template or "content']|" in template:
         asked = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
-    ids = list(
-        tokenizer.apply_chat_template(asked, tokenize=True, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
-    )
-    check_single_bos(ids, tokenizer.bos_token_id)
-    return ids
+    return chat_ids(tokenizer, asked, generation=True)
 
 
 def run(jobs: list[Job]) -> None:

@@ -91,3 +91,27 @@ def test_vllm_serves_the_repaired_adapter(
 
 def test_the_shapes_are_those_of_the_pico_models() -> None:
     assert set(SHAPES) < {name.split(".", 3)[3] for name in modules()}
+
+
+def test_vllm_samples_by_prompt_and_stops_at_every_eos(model: Path) -> None:
+    """As the transformers backend does (tests/unit/test_engine.py)."""
+    pytest.importorskip("vllm")
+    from transformers import GenerationConfig
+
+    from evaluation.engine import Request, generate
+
+    prompts = {name: [3 + i, 5 + 2 * i, 7] for i, name in enumerate("abcde")}
+
+    def replies(names: str) -> dict[str, tuple[list[int], str]]:
+        requests = [Request(f"0:{name}", prompts[name], 8, item=name) for name in names]
+        options = {"backend": "vllm", "dtype": "float32", "temperature": 1.0, "seed": 5}
+        return {r.key[2:]: (r.ids, r.finish_reason) for r in generate(str(model), requests, **options)}
+
+    GenerationConfig(eos_token_id=VOCAB - 1).save_pretrained(model)
+    every = replies("abcde")
+    assert replies("db") == {name: every[name] for name in "db"}
+    name, ids = next(
+        (n, ids) for n, (ids, why) in every.items() if why == "length" and len(set(ids[:3])) == 3
+    )
+    GenerationConfig(eos_token_id=[VOCAB - 1, VOCAB - 2, ids[2]]).save_pretrained(model)
+    assert replies(name) == {name: (ids[:3], "stop")}
