@@ -1,4 +1,4 @@
-"""PubMedQA (labelled): answer a research question from an abstract with yes, no or maybe.
+r"""PubMedQA (labelled): answer a research question from an abstract with yes, no or maybe.
 
 An instance (https://huggingface.co/datasets/qiaojin/PubMedQA, config pqa_labeled, pubid 21645374):
 
@@ -8,19 +8,18 @@ An instance (https://huggingface.co/datasets/qiaojin/PubMedQA, config pqa_labele
 
 Official scorer (accuracy and macro-F1 over the 500 test ids of the authors' repository):
 https://github.com/pubmedqa/pubmedqa/blob/master/evaluation.py
-That scorer gets labels, not text. Chat models answer in text, so a rule is needed, and it is this one:
+That scorer gets labels, not text. Chat models answer in text, so a rule is needed, and it is this one. Markup around
+an answer (`\boxed{}`, `<answer>`, quotes of any kind, asterisks, underscores) is taken off, and an echo of the
+instruction ("yes, no or maybe") is no part of the reply. Then:
 
-1. The answer is the first of yes, no, maybe that stands as a word at the very start of the reply (after
-   spaces, quotes,
-   asterisks, "the answer is", "answer:", "final decision:").
-2. Otherwise the word after the last "answer is" / "answer:" / "final decision:" / "conclusion:" in the
-   reply.
+1. The answer is the first of yes, no, maybe that stands as a word at the very start of the reply (after "the answer
+   is", "answer:", "final decision:").
+2. Otherwise the word after the last "answer is" / "answer:" / "final decision:" / "conclusion:" in the reply.
 3. Otherwise, when exactly one of the three words occurs in the reply, that one.
 4. Otherwise the reply is invalid: counted wrong, and counted as invalid.
 
-"No" as a determiner ("No significant difference...") would be read as an answer by rule 1; it is one only
-when the next character ends a clause, the reply ends, or the word stands on its own line. For rule 3 the
-same holds.
+"No" as a determiner ("No significant difference...") would be read as an answer by rule 1; it is one only when what
+follows ends a clause or opens a bracket, or the reply ends. An alternative ("no/maybe", "yes or no") is no answer.
 """
 
 from __future__ import annotations
@@ -32,16 +31,27 @@ from data.schema import Completion, Item
 from evaluation.benchmarks.common import Scored, pair
 
 LABELS = ("yes", "no", "maybe")
-_ENDS = r"(?=\s*(?:[.,;:!?)\]\"'*`\n]|-|$))"
-_WORD = rf"(yes\b|maybe\b|no\b{_ENDS})"
+_ENDS = r"(?=\s*(?:[.,;:!?()\[\]{}\"'\n–—]|-(?!\w)|$))"
+_OR = r"(?!\s*(?:/|\bor\b|\|))"
+_WORD = rf"((?:yes|maybe)\b|no\b{_ENDS}){_OR}"
 _LEAD = r"(?:(?:the\s+)?(?:final\s+)?(?:answer|decision|conclusion)(?:\s+is\b)?\s*:?\s*)"
-START = re.compile(rf"^[\s\"'*`(\[]*{_LEAD}?[\s\"'*`(\[]*{_WORD}", re.IGNORECASE)
-STATED = re.compile(rf"(?:answer|decision|conclusion)(?:\s+is\b|\s*:)\s*[\s\"'*`(\[]*{_WORD}", re.IGNORECASE)
-ANYWHERE = re.compile(rf"\b{_WORD}", re.IGNORECASE)
+START = re.compile(rf"^[\s\"'(\[{{–—-]*{_LEAD}?[\s\"'(\[{{]*{_WORD}", re.IGNORECASE)
+STATED = re.compile(rf"(?:answer|decision|conclusion)(?:\s+is\b|\s*:)\s*[\s\"'(\[{{]*{_WORD}", re.IGNORECASE)
+ANYWHERE = re.compile(rf"(?<![/|])(?<!\bor )\b{_WORD}", re.IGNORECASE)
+#: Taken off, with what stands for it.
+MARKUP = (
+    (re.compile("[“”„«»]"), '"'),
+    (re.compile("[‘’]"), "'"),
+    (re.compile(r"[*_`]|</?\w+>"), ""),
+    (re.compile(r"\\(?:boxed|text|textbf)\s*(?=\{)"), ""),
+    (re.compile(r"\byes\b\W{1,3}(?:or\s+)?no\b\W{1,3}(?:or\s+)?maybe\b", re.IGNORECASE), " "),
+)
 
 
 def parse(text: str) -> str:
     """yes, no, maybe or "" (invalid), by the rule above."""
+    for pattern, instead in MARKUP:
+        text = pattern.sub(instead, text)
     if found := START.search(text):
         return found.group(1).lower()
     if stated := STATED.findall(text):
