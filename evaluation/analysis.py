@@ -1,8 +1,7 @@
 """What the report says: the selected points, the headline on the test half, the paper's protocol, the paired tests.
 
 Runs that share model, task, data and precision form a group; its entries are seeds. Everything is selected within a
-seed; a group's row is the mean over seeds, with the standard deviation over seeds and the interval of the prompts kept
-apart.
+seed; a group's row is the mean over seeds, with each seed's value and an interval that covers seeds and prompts.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from evaluation import selection, soundness, statistics
 from evaluation.choosing import ChoiceRow, Chosen, choose_points, rate_of
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
 from evaluation.judges import corrected_rate
-from evaluation.results import PHRASES, Entry, Point, of_split, outcomes, primary
+from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
 from evaluation.run_file import Display
 
 Value = TypeVar("Value")
@@ -25,17 +24,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class SeedRate:
-    """A rate over seeds: `value` is their mean, the interval that of one seed's prompts, `sd` over the seeds."""
+    """A rate over seeds: `value` is their mean, n one seed's prompts; the interval covers seeds and prompts."""
 
     k: float
     n: int
     value: float
     low: float
     high: float
-    sd: float
-    seeds: int
     values: list[float]  # a seed each
-    invalid: int
+    invalid: list[int]  # likewise
 
 
 @dataclass(frozen=True)
@@ -193,35 +190,37 @@ def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Hea
 
 
 def _several(values: Iterable[Value | None]) -> list[Value]:
-    return list(dict.fromkeys(value for value in values if value is not None))
+    """The seeds' values in the order of the seeds; once, if they are all the same."""
+    known = [value for value in values if value is not None]
+    return known[:1] if len(set(known)) == 1 else known
 
 
 def _over_seeds(pairs: Pairs, benchmark: str, split: str) -> SeedRate:
-    rates = [rate_of(entry, point, benchmark, split) for entry, point in pairs]
-    invalid = sum(
-        row.invalid and (entry.roles[benchmark] != "over_refusal" or row.benign)
-        for entry, point in pairs
-        for row in of_split(primary(entry, point, benchmark), split)
-    )
-    return summary(rates, invalid)
+    answered = [(entry, point) for entry, point in pairs if point.answered(benchmark, split)]
+    invalid = [
+        sum(
+            row.invalid and (entry.roles[benchmark] != "over_refusal" or row.benign)
+            for row in of_split(primary(entry, point, benchmark), split)
+        )
+        for entry, point in answered
+    ]
+    return summary([of_role(entry, point, benchmark, split) for entry, point in answered], invalid)
 
 
-def summary(rates: Sequence[statistics.Rate], invalid: int = 0) -> SeedRate:
-    """Rates of the seeds as one."""
-    known = [rate for rate in rates if rate.n]
-    mean, sd, count = statistics.seeds([rate.value for rate in known])
-    n = round(sum(rate.n for rate in known) / len(known)) if known else 0
-    one = known[0] if len(known) == 1 else statistics.seed_rate([rate.value for rate in known], n)
-    return SeedRate(one.k, n, mean, one.low, one.high, sd, count, [rate.value for rate in rates], invalid)
+def summary(outcomes: Sequence[Sequence[bool | None]], invalid: Sequence[int] = ()) -> SeedRate:
+    """The outcomes of the seeds as one rate."""
+    one = statistics.over_seeds(outcomes)
+    values = [statistics.rate(row).value for row in outcomes]
+    return SeedRate(one.k, one.n, one.value, one.low, one.high, values, list(invalid))
 
 
 def _unsafe_refusal(pairs: Pairs, split: str) -> SeedRate | None:
-    rates = []
+    found = []
     for entry, point in pairs:
         if benchmark := entry.first("over_refusal"):
             rows = [row for row in primary(entry, point, benchmark) if not row.benign]
-            rates.append(statistics.rate(outcomes(rows, split)))
-    return summary(rates) if any(rate.n for rate in rates) else None
+            found.append(outcomes(rows, split))
+    return summary(found) if any(found) else None
 
 
 def _corrected(pairs: Pairs, split: str) -> SeedRate | None:
@@ -233,19 +232,21 @@ def _corrected(pairs: Pairs, split: str) -> SeedRate | None:
             found.append(rate)
     if not found:
         return None
-    both = summary(found)
-    low, high = (statistics.seeds([getattr(rate, end) for rate in found])[0] for end in ("low", "high"))
-    return SeedRate(both.k, both.n, both.value, low, high, both.sd, both.seeds, both.values, both.invalid)
+    value, low, high = (
+        statistics.mean([getattr(rate, name) for rate in found]) for name in ("value", "low", "high")
+    )
+    n = round(statistics.mean([rate.n for rate in found]))
+    return SeedRate(value * n, n, value, low, high, [rate.value for rate in found], [])
 
 
 def _not_refused(pairs: Pairs, split: str) -> SeedRate | None:
     """Harm by the phrase judge: replies to harmful prompts that hold no refusal. None if it is the primary judge."""
-    rates = []
+    found = []
     for entry, point in pairs:
         scored = point.scored.get(entry.first("harm") or "", {})
         if PHRASES in scored and entry.judge != PHRASES:
-            rates.append(statistics.rate(outcomes(scored[PHRASES], split)))
-    return summary(rates) if any(rate.n for rate in rates) else None
+            found.append(outcomes(scored[PHRASES], split))
+    return summary(found) if any(found) else None
 
 
 def categories(entries: list[Entry], chosen: list[Chosen]) -> list[CategoryRow]:
@@ -256,9 +257,11 @@ def categories(entries: list[Entry], chosen: list[Chosen]) -> list[CategoryRow]:
             scored = [of_split(primary(e, p, benchmark), "test") for e, p in pairs]
             for category in sorted({row.category for its in scored for row in its if row.category}):
                 parts = [[row for row in its if row.category == category] for its in scored]
-                rates = [statistics.rate([row.outcome for row in part]) for part in parts]
-                invalid = sum(row.invalid for part in parts for row in part)
-                rows.append(CategoryRow(name, benchmark, category, summary(rates, invalid)))
+                rate = summary(
+                    [[row.outcome for row in part] for part in parts],
+                    [sum(row.invalid for row in part) for part in parts],
+                )
+                rows.append(CategoryRow(name, benchmark, category, rate))
     return rows
 
 

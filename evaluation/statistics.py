@@ -123,27 +123,55 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 
-def seeds(values: Sequence[float]) -> tuple[float, float, int]:
-    """(mean, sample standard deviation, number of seeds); the deviation is NaN for fewer than two."""
-    known = [v for v in values if not math.isnan(v)]
-    if not known:
-        return math.nan, math.nan, 0
-    mean = math.fsum(known) / len(known)
-    if len(known) < 2:
-        return mean, math.nan, len(known)
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1)), len(known)
+def mean(values: Sequence[float]) -> float:
+    """The mean of the values that are numbers; NaN without any."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
-def seed_rate(values: Sequence[float], n: int) -> Rate:
-    """The mean rate over seeds, with the Wilson interval of n prompts (not n times seeds.
+def over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
+    """The mean rate of seeds (rows) that answered the same prompts (columns), with an interval that covers both.
 
-    The prompts are the same ones).
+    The variance of the mean is that of a two-way layout with random rows and columns, and Student's t has Satterthwaite's
+    degrees of freedom (Searle, Casella & McCulloch 1992, ch. 4). The interval is never narrower than one seed's own Wilson
+    interval. Simulated coverage of the nominal 95 % at 3 to 10 seeds: 93 % or more (tests/unit/test_evaluation_seeds.py);
+    one seed's Wilson interval around the same mean falls to 70 %.
     """
-    mean, _, _ = seeds(values)
-    if math.isnan(mean) or n <= 0:
-        return Rate(math.nan, n, math.nan, math.nan, math.nan)
-    low, high = wilson(mean * n, n)
-    return Rate(mean * n, n, mean, low, high)
+    import numpy as np
+    from scipy.stats import t
+
+    rates = [found for row in outcomes if (found := rate(row)).n]
+    if len(rates) < 2:
+        return rates[0] if rates else rate([])
+    value = mean([found.value for found in rates])
+    n = round(sum(found.n for found in rates) / len(rates))
+    low, high = wilson(value * n, n)
+    if len({len(row) for row in outcomes}) == 1 and n > 1:
+        # A missing outcome takes its seed's mean: it then adds nothing to the variance.
+        table = np.array(
+            [
+                [found.value if x is None else float(x) for x in row]
+                for row, found in zip((r for r in outcomes if rate(r).n), rates, strict=True)
+            ]
+        )
+        seeds, prompts = table.shape
+        of_seed, of_prompt, whole = table.mean(1), table.mean(0), table.mean()
+        left = table - of_seed[:, None] - of_prompt + whole
+        square_seed = prompts * ((of_seed - whole) ** 2).sum() / (seeds - 1)
+        square_prompt = seeds * ((of_prompt - whole) ** 2).sum() / (prompts - 1)
+        square_left = (left**2).sum() / ((seeds - 1) * (prompts - 1))
+        parts = (
+            (square_seed, seeds - 1),
+            (square_prompt, prompts - 1),
+            (square_left, (seeds - 1) * (prompts - 1)),
+        )
+        variance = max(square_seed + square_prompt - square_left, square_seed, square_prompt)
+        spread = sum(square**2 / freedom for square, freedom in parts)
+        if variance > 0:
+            freedom = max(float(variance**2 / spread), seeds - 1.0)
+            half = float(t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(variance / table.size)
+            low, high = min(low, value - half), max(high, value + half)
+    return Rate(value * n, n, value, max(0.0, low), min(1.0, high))
 
 
 def detectable_difference(n: int, p: float, *, power: float = 0.8, level: float = LEVEL) -> float:

@@ -73,21 +73,18 @@ class Shown(Protocol):
 
 
 def rate_text(rate: Shown | None, *, counts: bool = True, invalid: bool = True) -> tuple[str, float]:
-    """`12.5 [8.1, 18.7] (25/200)`.
-
-    Over seeds `12.5 ± 2.0 [8.1, 18.7] (n=200, 3 seeds)`; and the value to sort by.
-    """
+    """`12.5 [8.1, 18.7] (25/200)`, over seeds `12.5 [8.1, 18.7] (10.0; 15.0; n=200)`; and the value to sort by."""
     if not rate or not rate.n or math.isnan(rate.value):
         return "–", math.nan
-    seeds, sd = getattr(rate, "seeds", 1), getattr(rate, "sd", math.nan)
-    text = percent(rate.value)
-    if not math.isnan(sd):
-        text += f" ± {percent(sd)}"
-    text += f" [{percent(rate.low)}, {percent(rate.high)}]"
-    if counts:
-        text += f" (n={rate.n}, {seeds} seeds)" if seeds > 1 else f" ({round(rate.k)}/{rate.n})"
-    if invalid and (count := getattr(rate, "invalid", 0)):
-        text += f" +{count} invalid"
+    values, missing = getattr(rate, "values", []), getattr(rate, "invalid", [])
+    text = f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
+    if counts and len(values) < 2:
+        text += f" ({round(rate.k)}/{rate.n})"
+    elif counts:
+        seeds = "every seed" if len(set(values)) == 1 else "; ".join(percent(value) for value in values)
+        text += f" ({seeds}; n={rate.n})"
+    if invalid and any(missing):
+        text += f" +{missing[0] if len(set(missing)) == 1 else '; '.join(map(str, missing))} invalid"
     return text, float(rate.value)
 
 
@@ -98,6 +95,8 @@ def list_text(values: Sequence[float | str]) -> str:
 
 def tau_text(row: HeadlineRow) -> str:
     """The setting (a quantile, say) and what it resolved to."""
+    if len(row.tau_setting) > 1 and len(row.tau_setting) == len(row.tau):
+        return "; ".join(f"{number(a)} = {number(b)}" for a, b in zip(row.tau_setting, row.tau, strict=True))
     setting, resolved = list_text(row.tau_setting), list_text(row.tau)
     return (
         resolved if setting in ("–", resolved) else f"{setting} = {resolved}" if resolved != "–" else setting
@@ -136,12 +135,17 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
             table.marked.add(index)
         if row.affected:
             table.failed.add(index)
-    table.note = "Percent [95 % Wilson interval] (k/n). " + (
-        "Mean ± standard deviation over the seeds; the interval is that of the prompts (n), not of the seeds. "
+    table.note = (
+        "Percent: mean over the seeds [95 % interval] (each seed; n prompts in each). The interval covers seeds and "
+        "prompts together; settings stand in the order of the seeds. The seed changes the trained LoRAs and with them "
+        "what is selected; base, aligned model, prompts and judge are the same in all. "
         if len(group.seeds) > 1
-        else "One seed: the interval covers the prompts only. "
+        else "Percent [95 % Wilson interval] (k/n). One seed: the interval covers the prompts only. "
     )
-    table.note += "Invalid verdicts are in neither k nor n; ⚠ marks rows touched by a failed check."
+    table.note += (
+        "Invalid: of the utility, answers that could not be read, which count as wrong and are in n; of harm and "
+        "over-refusal, verdicts in neither k nor n. ⚠ marks rows touched by a failed check."
+    )
     return table
 
 

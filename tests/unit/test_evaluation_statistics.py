@@ -61,14 +61,6 @@ def test_bootstrap_covers_the_truth_and_is_reproducible():
     assert first.high - first.low == pytest.approx(2 * normal, rel=0.15)
 
 
-def test_seeds_stay_apart_from_prompts():
-    mean, sd, count = s.seeds([0.1, 0.2, 0.6, math.nan])
-    assert (mean, count) == (pytest.approx(0.3), 3)
-    assert sd == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
-    assert s.seed_rate([0.2, 0.4], 50).low == pytest.approx(s.wilson(15, 50)[0])
-    assert math.isnan(s.seeds([0.5])[1])
-
-
 @pytest.mark.parametrize("n", [50, 200, 400])
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
 def test_detectable_difference_has_the_power_it_says(n, p):

@@ -1,0 +1,96 @@
+"""A mean over seeds has an interval that covers the seeds as well as the prompts, as often as it says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from evaluation import statistics as s
+from evaluation.analysis import SeedRate
+from evaluation.tables import rate_text
+
+#: Of the seeds on the probit scale. The default model's seeds (34, 41 and 62 % harm) differ by 0.37.
+SPREAD = 0.4
+
+
+def drawn(rng: np.random.Generator, seeds: int, prompts: int, p: float, spread: float) -> list[list[bool]]:
+    """Outcomes whose rate is p in the long run: over seeds, over prompts that are alike in all seeds, and over replies."""
+    middle = float(norm.ppf(p)) * math.sqrt(1 + spread**2 + 1)
+    shared = rng.standard_normal((1, prompts))
+    noise = rng.standard_normal((seeds, prompts))
+    found: list[list[bool]] = (
+        middle + spread * rng.standard_normal((seeds, 1)) + shared + noise > 0
+    ).tolist()
+    return found
+
+
+def coverage(seeds: int, prompts: int, p: float, spread: float, repeats: int = 500) -> tuple[float, float]:
+    """How often the interval over seeds holds p, and how often one seed's Wilson interval around the same mean does."""
+    rng = np.random.default_rng([seeds, prompts, round(100 * p), round(100 * spread)])
+    ours = wilson = 0
+    for _ in range(repeats):
+        found = s.over_seeds(drawn(rng, seeds, prompts, p, spread))
+        low, high = s.wilson(found.k, found.n)
+        ours, wilson = ours + (found.low <= p <= found.high), wilson + (low <= p <= high)
+    return ours / repeats, wilson / repeats
+
+
+@pytest.mark.parametrize("spread", [0.0, SPREAD])
+@pytest.mark.parametrize("p", [0.03, 0.2, 0.5])
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_the_interval_holds_the_true_rate_as_often_as_it_says(seeds: int, p: float, spread: float) -> None:
+    assert coverage(seeds, 100, p, spread)[0] >= 0.93
+
+
+def test_one_seeds_interval_around_the_mean_would_not() -> None:
+    """What was printed before, at the spread of the default model's seeds."""
+    ours, wilson = coverage(3, 100, 0.5, SPREAD)
+    assert wilson < 0.85 < 0.93 <= ours
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([True, False, None]), min_size=5, max_size=5), min_size=1, max_size=4)
+)
+def test_the_mean_is_that_of_the_seeds_and_lies_in_its_interval(outcomes: list[list[bool | None]]) -> None:
+    found = s.over_seeds(outcomes)
+    rates = [rate for rate in map(s.rate, outcomes) if rate.n]
+    if not rates:
+        assert found.n == 0 and math.isnan(found.value)
+        return
+    assert found.value == pytest.approx(sum(rate.value for rate in rates) / len(rates))
+    assert 0 <= found.low <= found.value + 1e-12 and found.value - 1e-12 <= found.high <= 1
+    if len(rates) == 1:
+        assert found == rates[0]
+
+
+def test_seeds_that_answered_different_numbers_of_prompts_keep_the_prompts_interval() -> None:
+    found = s.over_seeds([[True, False], [True, False, False]])
+    assert (found.low, found.high) == s.wilson(found.k, found.n)
+
+
+def test_equal_seeds_have_the_interval_of_their_prompts() -> None:
+    """As the aligned model's, on which no seed has an influence."""
+    row = [True] * 3 + [False] * 97
+    found, one = s.over_seeds([row] * 3), s.rate(row)
+    assert found.value == one.value
+    assert found.low <= one.low and one.high <= found.high <= one.high + 0.02
+
+
+@pytest.mark.parametrize(
+    ("values", "invalid", "text"),
+    [
+        ([0.34, 0.41, 0.62], [0, 0, 0], "45.7 [20.0, 70.0] (34.0; 41.0; 62.0; n=100)"),
+        ([0.457, 0.457], [9, 9], "45.7 [20.0, 70.0] (every seed; n=100) +9 invalid"),
+        ([0.45, 0.464], [0, 2], "45.7 [20.0, 70.0] (45.0; 46.4; n=100) +0; 2 invalid"),
+        ([0.457], [1], "45.7 [20.0, 70.0] (46/100) +1 invalid"),
+    ],
+)
+def test_a_cell_names_each_seed_and_no_spread_of_what_never_varied(
+    values: list[float], invalid: list[int], text: str
+) -> None:
+    assert rate_text(SeedRate(45.7, 100, 0.457, 0.2, 0.7, values, invalid))[0] == text
