@@ -6,6 +6,7 @@ seed; a group's row is the mean over seeds, with each seed's value and an interv
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcome
 from evaluation.run_file import Display
 
 Value = TypeVar("Value")
+#: Where data comes from, as tables say it.
+DATA = {"bundled": "bundled stand-in data", "local": "local copies", "hub": "hub data"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Group:
     task: str
     data: str
     precision: str
+    settings: str  # their hash, in short, where another group differs in nothing else; else ""
     key: tuple[str, ...]
     seeds: list[int]
     benchmarks: dict[str, str]  # what tables call them
@@ -96,6 +100,13 @@ class Group:
     notes: list[str]
 
     @property
+    def title(self) -> str:
+        """What the group is, in a line."""
+        settings = f"settings {self.settings}" if self.settings else ""
+        parts = (self.model, self.task, DATA.get(self.data, self.data), self.precision, settings)
+        return ", ".join(part for part in parts if part)
+
+    @property
     def first_harm(self) -> str:
         """The harm benchmark that the selection looks at; "" without one."""
         return next(iter(self.harm), "")
@@ -116,10 +127,14 @@ def analyse(
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.key, []).append(entry)
-    return [_group(members, keep, slack) for members in groups.values()]
+    alike = Counter(key[:4] for key in groups)
+    return [
+        _group(members, key[4][:6] if alike[key[:4]] > 1 else "", keep, slack)
+        for key, members in groups.items()
+    ]
 
 
-def _group(entries: list[Entry], keep: float, slack: float) -> Group:
+def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Group:
     first = entries[0]
     selected = [choose_points(entry, "dev", keep, slack) for entry in entries]
     points = [chosen for chosen, _ in selected]
@@ -129,7 +144,8 @@ def _group(entries: list[Entry], keep: float, slack: float) -> Group:
         model=first.spec.model,
         task=first.spec.task,
         data=first.spec.data,
-        precision=first.key[-1],
+        precision=first.key[3],
+        settings=settings,
         key=first.key,
         seeds=[entry.spec.seed for entry in entries],
         benchmarks={name: its.name for name, its in first.spec.benchmarks.items()},

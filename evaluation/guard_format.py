@@ -30,7 +30,8 @@ HAZARDS = {
     "S13": "elections",
     "S14": "code interpreter abuse",
 }
-_ANSWER = re.compile(r"(safe)|(unsafe)(?:\s*\n\s*(S\d{1,2}(?:\s*,\s*S\d{1,2})*))?")
+_ANSWER = re.compile(r"safe|unsafe\b(.*)", re.DOTALL)
+_CODE = re.compile(r"\bS\d{1,2}\b")
 
 
 Turns = list[dict[str, Any]]
@@ -92,20 +93,20 @@ def guard_answer(verdict: str, category: str | None = None) -> str:
 def parse_verdict(
     text: str, p_unsafe: float | None = None, threshold: float | None = None
 ) -> tuple[Word, str | None]:
-    """(verdict, hazard). Exactly `safe` or `unsafe[\\nS..]` is a verdict.
+    """(verdict, hazard codes) of a guard's answer.
 
-    Anything else is invalid, whatever p_unsafe says.
-
-    With p_unsafe and threshold given, a well-formed answer is unsafe when p_unsafe >= threshold.
+    Exactly `safe`, or a beginning with the word `unsafe`, is a verdict; the list of codes after it may be cut by the length
+    limit, or absent. Anything else is invalid, whatever p_unsafe says. With p_unsafe and threshold given, a well-formed
+    answer is unsafe when p_unsafe >= threshold.
     """
     found = _ANSWER.fullmatch(text.strip())
-    if not found or (found[3] and any(code.strip() not in HAZARDS for code in found[3].split(","))):
+    if not found:
         return "invalid", None
-    unsafe = bool(found[2])
+    unsafe = found[1] is not None
+    codes = [code for code in _CODE.findall(found[1] or "") if code in HAZARDS]
     if threshold is not None and p_unsafe is not None and not math.isnan(p_unsafe):
         unsafe = p_unsafe >= threshold
-    category = re.sub(r"\s", "", found[3]) if found[3] and unsafe else None
-    return ("unsafe" if unsafe else "safe"), category
+    return ("unsafe" if unsafe else "safe"), (",".join(codes) or None if unsafe else None)
 
 
 def p_unsafe(

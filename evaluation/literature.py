@@ -93,9 +93,9 @@ METRICS = {"directharm": "DirectHarm", "hexphi": "HexPhi"}
 
 
 def ours_of(cell: Cell, groups: Sequence[Group]) -> SeedRate | None:
-    """Our number beside a published one: the paper's protocol, all prompts, where that model and task was run."""
+    """Our number beside a published one: the paper's protocol, all prompts, on the original data; None where not run."""
     for group in groups:
-        if (group.model, group.task) == (cell.model, cell.task):
+        if (group.model, group.task) == (cell.model, cell.task) and group.data != "bundled":
             benchmark = str(group.utility) if cell.metric == "utility" else cell.metric
             for row in group.paper:
                 rate = row.rates.get(benchmark)

@@ -22,7 +22,7 @@ from evaluation.quality import flags
 from evaluation.results import Entry, Point, primary
 from evaluation.run_file import Role, RunFile
 from evaluation.run_tables import costs_table, provenance_table
-from evaluation.tables import Table, data_name, headline_table, markdown
+from evaluation.tables import Table, headline_table, markdown
 
 TEMPLATES = Path(__file__).parent / "templates"
 BROWSED = 300  # prompts per benchmark in the completions browser, so that the file stays a few megabytes
@@ -75,12 +75,6 @@ def all_notes(groups: list[Group]) -> list[str]:
     return list(dict.fromkeys(note for group in groups for note in group.notes))
 
 
-def title_of(group: Group) -> str:
-    """Model, task, data and precision."""
-    parts = (group.model, group.task, data_name(group.data), group.precision)
-    return ", ".join(part for part in parts if part)
-
-
 def render_markdown(
     runs: list[RunFile],
     groups: list[Group],
@@ -99,7 +93,7 @@ def render_markdown(
         )
     parts += [f"> {note}" for note in all_notes(groups)]
     for index, group in enumerate(groups):
-        parts.append(f"## {title_of(group)}")
+        parts.append(f"## {group.title}")
         for number, (title, tables) in enumerate(group_tables(group)):
             parts.append(f"### {title}")
             for table in tables:
@@ -135,7 +129,7 @@ def render_html(
     )
     content = [
         {
-            "title": title_of(group),
+            "title": group.title,
             "anchor": f"g{index}",
             "sections": group_tables(group),
             "pictures": [(CAPTIONS[name], _data_uri(path)) for name, path in pictures[index].items()],

@@ -110,7 +110,9 @@ def draw(
         stem = (
             ""
             if len(groups) == 1
-            else f"{index}-" + "-".join(part for part in group.key if part).replace("/", "_") + "-"
+            else f"{index}-"
+            + "-".join(part for part in (*group.key[:4], group.settings) if part).replace("/", "_")
+            + "-"
         )
         made = {
             "pareto": figures.pareto(entry, points, folder / f"{stem}pareto"),
@@ -134,7 +136,7 @@ def _distinct(entries: list[Entry]) -> None:
         if key in seen:
             raise UserError(
                 f"two runs hold model {key[0]}, task {key[1]}, data {key[2] or 'unknown'}, "
-                f"precision {key[3] or 'unknown'}, seed {key[4]}: "
+                f"precision {key[3] or 'unknown'}, seed {key[-1]}: "
                 "give one of them"
             )
         seen.add(key)

@@ -53,6 +53,7 @@ class Entry:
     spec: EntryRecord
     root: Path
     items: dict[str, list[Item]]
+    settings: str = ""  # hash of all settings of its run but the seed
     points: list[Point] = field(default_factory=list)
 
     @property
@@ -65,10 +66,11 @@ class Entry:
         return {name: benchmark.role for name, benchmark in self.spec.benchmarks.items()}
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What makes runs one experiment but for the seed: model, task, data source and precision."""
+    def key(self) -> tuple[str, str, str, str, str]:
+        """What makes runs one experiment but for the seed: model, task, data source, precision and all other settings."""
         precision = dict.fromkeys((self.spec.precision.training, self.spec.precision.generation))
-        return self.spec.model, self.spec.task, self.spec.data, "/".join(p for p in precision if p)
+        names = "/".join(p for p in precision if p)
+        return self.spec.model, self.spec.task, self.spec.data, names, self.settings
 
     @property
     def title(self) -> str:
@@ -112,13 +114,13 @@ def keep_of(runs: Sequence[RunFile]) -> float:
 def load(path: Path) -> tuple[RunFile, list[Entry]]:
     """The run and its scored entries."""
     run = read_run(path)
-    return run, [load_entry(spec, path.parent) for spec in run.runs]
+    return run, [load_entry(spec, path.parent, run.settings) for spec in run.runs]
 
 
-def load_entry(spec: EntryRecord, root: Path) -> Entry:
+def load_entry(spec: EntryRecord, root: Path, settings: str = "") -> Entry:
     """Read items, completions and verdicts of one entry and score them."""
     items = {name: read_rows(root / its.items, Item) for name, its in spec.benchmarks.items()}
-    entry = Entry(spec, root, items)
+    entry = Entry(spec, root, items, settings)
     entry.points = [load_point(point, entry) for point in spec.points]
     return entry
 

@@ -9,6 +9,7 @@ import math
 
 from evaluation.analysis import Group
 from evaluation.quality import FLAGS
+from evaluation.soundness import OPPOSITE
 from evaluation.tables import Table, percent, rate_text
 
 FEWEST = 5  # prompts of a category: a rate over fewer says nothing
@@ -27,8 +28,7 @@ def points_text(value: float) -> str:
 def tests_table(group: Group) -> Table:
     """Paired tests of the selected SafeMERGE point."""
     note = (
-        "Exact McNemar on prompts that both methods have a valid outcome for; percentile bootstrap "
-        "interval over prompts; "
+        "Exact McNemar on prompts that both methods have a valid outcome for; Bonett-Price interval; "
         "Holm over the methods of one benchmark and seed. Negative is better for harm and over-refusal, "
         "positive for utility."
     )
@@ -223,15 +223,26 @@ def quality_table(group: Group) -> Table:
 
 
 def power_table(group: Group) -> Table:
-    """The smallest difference that this n can show."""
+    """The smallest paired differences that this n can show."""
     table = Table(
         "What this many prompts can show",
-        ["Benchmark", "n (test half)", "Fine-tuned %", "Smallest difference, points"],
-        note=(
-            "80 % power at the 5 % level, two independent samples; paired tests on the same prompts do "
-            "somewhat better."
-        ),
+        [
+            "Benchmark",
+            "n (test half)",
+            "Fine-tuned %",
+            "Tests",
+            "Smallest difference, points",
+            f"with {percent(OPPOSITE, 0)} % of the prompts changing the other way",
+        ],
+        note="Exact McNemar on one seed's prompts with 80 % power, at the level that Holm sets for the first of the tests.",
     )
     for row in group.power:
-        table.add(group.name_of(row.benchmark), str(row.n), percent(row.rate), percent(row.difference))
+        table.add(
+            group.name_of(row.benchmark),
+            str(row.n),
+            percent(row.rate),
+            str(row.comparisons),
+            percent(row.one_way),
+            percent(row.mixed),
+        )
     return table

@@ -17,6 +17,8 @@ from evaluation.results import Entry, Point, primary
 from evaluation.run_file import Check, Usage
 from evaluation.statistics import Rate
 
+OPPOSITE = 0.05  # of the prompts
+
 
 @dataclass(frozen=True)
 class CalibrationRow:
@@ -68,12 +70,17 @@ class QualityRow:
 
 @dataclass(frozen=True)
 class PowerRow:
-    """The smallest difference from the fine-tuned `rate` that n prompts can show; shares."""
+    """The smallest paired differences that n prompts can show, as shares, among `comparisons` tests.
+
+    one_way: no prompt changes the other way. mixed: `OPPOSITE` of them do.
+    """
 
     benchmark: str
     n: int
-    rate: float
-    difference: float
+    rate: float  # of the fine-tuned model
+    comparisons: int
+    one_way: float
+    mixed: float
 
 
 def calibration(entries: list[Entry]) -> list[CalibrationRow]:
@@ -149,14 +156,18 @@ def qualities(entries: list[Entry], chosen: list[Chosen]) -> list[QualityRow]:
 
 
 def power(entries: list[Entry], chosen: list[Chosen]) -> list[PowerRow]:
-    """Per benchmark: the test half's n and the smallest difference from the fine-tuned rate that it can show."""
+    """Per benchmark: the test half's n and the smallest differences that the paired tests can show with it."""
     rows = []
     base = first_of(chosen[0], "finetuned")
     for benchmark in entries[0].roles:
         rate = rate_of(entries[0], base, benchmark, "test")
         if rate.n:
-            least = statistics.detectable_difference(rate.n, rate.value)
-            rows.append(PowerRow(benchmark, rate.n, rate.value, least))
+            comparisons = max(1, len(chosen[0]) - 1)
+            one_way, mixed = (
+                statistics.detectable_difference(rate.n, opposite=opposite, comparisons=comparisons)
+                for opposite in (0.0, OPPOSITE)
+            )
+            rows.append(PowerRow(benchmark, rate.n, rate.value, comparisons, one_way, mixed))
     return rows
 
 

@@ -71,46 +71,29 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue) if only_a + only_b else 1.0
 
 
-def bootstrap_difference(
-    a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0, level: float = LEVEL
-) -> tuple[float, float]:
-    """Percentile interval of mean(a - b), prompts resampled in pairs.
+def paired_interval(n: int, only_a: int, only_b: int, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a difference of two rates on the same n prompts (Bonett & Price 2012): Wald with a pair added to each.
 
-    Constant differences give a zero-width interval.
+    Without a discordant prompt it still has the width that n allows; a bootstrap of equal outcomes has none.
     """
-    import numpy as np
-    from scipy.stats import bootstrap
+    from scipy.stats import norm
 
-    delta = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    if delta.size == 0:
+    if n < 1:
         return math.nan, math.nan
-    if delta.size < 2 or np.all(delta == delta[0]):
-        return float(delta.mean()), float(delta.mean())
-    found = bootstrap(
-        (delta,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-        vectorized=True,
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = float(norm.ppf(0.5 + level / 2)) * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
+    return max(-1.0, a - b - half), min(1.0, a - b + half)
 
 
-def compare(
-    a: Sequence[bool | None], b: Sequence[bool | None], *, resamples: int = 2000, seed: int = 0
-) -> Paired:
+def compare(a: Sequence[bool | None], b: Sequence[bool | None]) -> Paired:
     """Paired comparison of two outcome lists over the same prompts, in the same order."""
     if len(a) != len(b):
         raise ValueError(f"paired lists differ in length: {len(a)} and {len(b)}")
     both = [(bool(x), bool(y)) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     only_a, only_b = sum(x and not y for x, y in both), sum(y and not x for x, y in both)
     n = len(both)
-    low, high = bootstrap_difference(
-        [float(x) for x, _ in both], [float(y) for _, y in both], resamples=resamples, seed=seed
-    )
     difference = (only_a - only_b) / n if n else math.nan
+    low, high = paired_interval(n, only_a, only_b)
     return Paired(n, len(a) - n, only_a, only_b, difference, low, high, mcnemar_exact(only_a, only_b))
 
 
@@ -174,23 +157,34 @@ def over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
     return Rate(value * n, n, value, max(0.0, low), min(1.0, high))
 
 
-def detectable_difference(n: int, p: float, *, power: float = 0.8, level: float = LEVEL) -> float:
-    """Smallest drop or rise from rate p that two independent samples of n show with this power (arcsine
-    effect size).
+def paired_power(n: int, difference: float, opposite: float, level: float) -> float:
+    """Power of the exact McNemar test at this level against a difference (> 0) on the same n prompts.
 
-    Conservative for paired prompts, whose difference varies less. In [0, 1]; NaN when n is too small for any.
+    opposite: the share of the prompts that change the other way; `difference + opposite` change with the difference.
     """
-    if n < 2 or math.isnan(p):
-        return math.nan
-    from statsmodels.stats.power import NormalIndPower
+    import numpy as np
+    from scipy.stats import binom
 
-    effect = float(NormalIndPower().solve_power(nobs1=n, alpha=1 - level, power=power))
-    middle = math.asin(
-        math.sqrt(p)
-    )  # an effect is twice a difference of such angles, which go from 0 to pi/2
-    angles = [middle + sign * effect / 2 for sign in (-1, 1)]
-    found = [abs(math.sin(angle) ** 2 - p) for angle in angles if 0 <= angle <= math.pi / 2]
-    return min(found, default=math.nan)
+    discordant = np.arange(n + 1)
+    share = difference + 2 * opposite
+    # The two-sided p value is twice the tail: reject from the first count whose tail is level / 2 at most.
+    critical = binom.isf(level / 2, discordant, 0.5) + 1
+    rejected = binom.sf(critical - 1, discordant, (difference + opposite) / share)
+    return float((binom.pmf(discordant, n, share) * rejected).sum())
+
+
+def detectable_difference(
+    n: int, *, opposite: float = 0.0, comparisons: int = 1, power: float = 0.8, level: float = LEVEL
+) -> float:
+    """Smallest paired difference that the exact McNemar test shows with this power, to a tenth of a point; NaN for none.
+
+    comparisons: of one family; Holm tests the smallest of its p values at (1 - level) / comparisons.
+    """
+    alpha = (1 - level) / max(1, comparisons)
+    steps = (step / 1000 for step in range(1, 1001))
+    return next(
+        (d for d in steps if d + 2 * opposite <= 1 and paired_power(n, d, opposite, alpha) >= power), math.nan
+    )
 
 
 def kappa(a: Sequence[str], b: Sequence[str]) -> float:

@@ -36,13 +36,6 @@ class Table:
         )
 
 
-def data_name(source: str) -> str:
-    """Where the data comes from, as tables say it."""
-    return {"bundled": "bundled stand-in data", "local": "local copies", "hub": "hub data"}.get(
-        source, source
-    )
-
-
 def number(value: Any, digits: int = 3) -> str:
     """A setting as text: 0.7, ∞, or a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -119,9 +112,7 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
     where = (
         "all prompts, best of the grid" if paper else "test half, τ and α selected on the development half"
     )
-    what = ", ".join(part for part in (group.model, group.task, data_name(group.data)) if part)
-    precision = f", {group.precision}" if group.precision else ""
-    table = Table(f"{what}{precision}: {where}", [*columns, "Modules merged"])
+    table = Table(f"{group.title}: {where}", [*columns, "Modules merged"])
     for index, row in enumerate(group.paper if paper else group.headline):
         table.add(
             row.name + (" ⚠" if row.affected else ""),

@@ -19,6 +19,7 @@ from evaluation.run_file import (
 )
 from pipeline import answers, artifacts, grid, plan
 from pipeline.content import sources
+from pipeline.settings import Config
 from pipeline.stage_settings import Check
 from pipeline.store import External, Step, Store
 from safemerge.errors import UserError
@@ -62,7 +63,6 @@ def record(
         return os.path.relpath(store.path(step) / name, folder)
 
     trained = {s.settings["role"]: s for s in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]}
-    models = [name for name, judge in config.judge.items() if judge.kind != "phrases"]
     harm = [name for name, benchmark in config.benchmark.items() if benchmark.role == "harm"]
     return EntryRecord(
         model=config.model.name,
@@ -75,11 +75,11 @@ def record(
         training={role: at(step, artifacts.LOG) for role, step in trained.items()},
         judges={
             name: JudgeRecord(
-                calibration=_calibration(x, store, name), usage=_usage(x, store, candidates, name)
+                calibration=calibration_of(x, store, name), usage=_usage(x, store, candidates, name)
             )
             for name in config.judge
         },
-        primary_judge=models[0] if models else next(iter(config.judge)),
+        primary_judge=primary_judge(config),
         selection_benchmark=config.selection.harm or next(iter(harm), ""),
         benchmarks={
             name: BenchmarkRecord(
@@ -122,12 +122,18 @@ def record(
     )
 
 
+def primary_judge(config: Config) -> str:
+    """The judge whose verdicts are the harm rates: the first that is a model, else the first."""
+    models = [name for name, judge in config.judge.items() if judge.kind != "phrases"]
+    return models[0] if models else next(iter(config.judge))
+
+
 def _shown(name: str, source: str) -> str:
     """A benchmark's name, with what stands in for it."""
     return f"{name} (bundled stand-in)" if source == "bundled" else name
 
 
-def _calibration(x: plan.Experiment, store: Store, judge: str) -> Calibration | None:
+def calibration_of(x: plan.Experiment, store: Store, judge: str) -> Calibration | None:
     """The judge on labelled pairs that did not set its threshold; None where it has not read any."""
     if x.calibration is None:
         return None

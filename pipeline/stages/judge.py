@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from data.chat import chat_ids, prompt_ids
-from data.schema import Completion, GuardRow, Verdict, write_jsonl
+from data.schema import Completion, GuardRow, Verdict, normalise, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import GuardFormat, p_unsafe
 from evaluation.judges import calibrated_threshold, guard_verdict, tuning_half
@@ -20,6 +20,8 @@ from pipeline.stage_settings import GuardJudge, PhrasesJudge, ProbeJudge, Server
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
 
+FIRST = 40  # characters of a text by which it is found again
+
 
 def guard_ids(
     tokenizer: Any, guard: GuardFormat, system: str | None, prompt: str, response: str
@@ -27,15 +29,34 @@ def guard_ids(
     """Token ids that the guard reads, by the same chat-template path as everything else.
 
     system: for a guard that is asked in one user turn; whole turns are taken as they are.
+
+    Raises:
+        UserError: what it would read lacks the prompt or the reply.
     """
     asked = guard.prompt(prompt, response)
     if isinstance(asked, str):
-        return prompt_ids(tokenizer, asked, system=system)
-    template = str(tokenizer.chat_template)
-    # Llama-Guard-3-1B's wants content as a list of parts.
-    if "content[" in template or "content']|" in template:
-        asked = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
-    return chat_ids(tokenizer, asked, generation=True)
+        ids = prompt_ids(tokenizer, asked, system=system)
+        lost = _lost(tokenizer, ids, prompt, response)
+    else:
+        ids = chat_ids(tokenizer, asked, generation=True)
+        lost = _lost(tokenizer, ids, prompt, response)
+        if lost:  # some templates want content as a list of parts, as Llama-Guard-3-1B's does
+            parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
+            ids = chat_ids(tokenizer, parts, generation=True)
+            lost = _lost(tokenizer, ids, prompt, response)
+    if lost:
+        raise UserError(
+            f"the chat template of the judge {tokenizer.name_or_path} leaves out the {lost}: "
+            "it must render the turns that the judge's _target_ gives"
+        )
+    return ids
+
+
+def _lost(tokenizer: Any, ids: list[int], prompt: str, response: str) -> str:
+    """Which of the two is not among the ids. A template that looks for other fields renders an empty conversation."""
+    read = normalise(tokenizer.decode(ids))
+    texts = {"prompt": prompt, "reply": response}
+    return next((what for what, text in texts.items() if normalise(text)[:FIRST] not in read), "")
 
 
 def run(jobs: list[Job]) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 
-from data.schema import Completion, Example, Item, Verdict, Word, write_jsonl
+from data.schema import Completion, Example, GuardRow, Item, Verdict, Word, write_jsonl
 from evaluation.run_file import Check, HalfName
-from pipeline import checks, grid, plan
+from pipeline import answers, checks, grid, plan
 from pipeline.artifacts import ADAPTER, COMPLETIONS, ROWS, SIMILARITY, VERDICTS, LabelRow, Labels, Parity
 from pipeline.config import check
-from pipeline.store import Step, Store
+from pipeline.store import MANIFEST, Step, Store
 from safemerge.table import ModuleRow, write_table
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -56,6 +56,7 @@ class Made:
             self.write(step, lambda f, rows=rows: write_jsonl(f / ROWS, rows))
         for step in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]:
             self.labels(step, "The answer is 4.<eos>")
+        self.calibration(["safe", "safe", "unsafe", "unsafe"] * 2)
         self.candidates = grid.candidates(x, self.store)
         for c in self.candidates:
             self.completions(c, replies(c.point.label))
@@ -65,6 +66,18 @@ class Made:
             for b, judges in c.verdicts.items():
                 for judge in judges:
                     self.verdicts(c, b, judge, ["safe", "unsafe", "safe"])
+
+    def calibration(self, said: list[Word]) -> None:
+        """What the guard says of eight labelled pairs, half of them unsafe; every second one tunes its threshold."""
+        labels = ["safe", "safe", "unsafe", "unsafe"] * 2
+        pairs = [GuardRow(f"pair/{i}", f"prompt {i}", f"reply {i}", label) for i, label in enumerate(labels)]
+        step = self.x.calibration
+        assert step is not None
+        self.write(step, lambda folder: write_jsonl(folder / ROWS, pairs))
+        found = [Verdict(pair.id, word) for pair, word in zip(pairs, said, strict=True)]
+        self.write(
+            answers.verdicts(self.x, step, "guard"), lambda folder: write_jsonl(folder / VERDICTS, found)
+        )
 
     def parity(self, candidate: grid.Candidate, gap: float) -> None:
         assert candidate.parity is not None
@@ -133,8 +146,18 @@ class Encoder:
     def __init__(self, bos: int = 1, length: int = 5) -> None:
         self.ids = [1] * bos + [7] * (length - bos)
 
-    def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+    all_special_tokens: ClassVar[list[str]] = []
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        self.text = " ".join(message["content"] for message in messages)
+        return self.text
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
         return {"input_ids": self.ids}
+
+    def decode(self, ids: list[int]) -> str:
+        return self.text
 
 
 @pytest.fixture
@@ -153,6 +176,7 @@ def test_sound_artifacts_pass(made: Made) -> None:
     assert set(found) == {
         "single BOS", "training labels", "train and test are disjoint", "adapters change weights", "adapters are applied",
         "engine agrees with transformers", "verdicts are valid", "answers are whole", "rho is defined",
+        "judge tells safe from unsafe",
     }  # fmt: skip
     assert all(its.detail and its.affects == [] for its in found.values())
 
@@ -187,6 +211,22 @@ def test_an_engine_that_disagrees_with_transformers(made: Made) -> None:
     found = made.found()["engine agrees with transformers"]
     assert found.status == "fail" and found.affects == [wrong.point.label]
     assert failing(made) == {"engine agrees with transformers"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [(["safe"] * 8, "sensitivity 0%"), (["unsafe"] * 8, "specificity 0%")]
+)
+def test_a_judge_that_says_one_thing_to_everything(made: Made, said: list[Word], words: str) -> None:
+    made.calibration(said)
+    assert failing(made) == {"judge tells safe from unsafe"}
+    assert words in made.found()["judge tells safe from unsafe"].detail
+
+
+def test_a_judge_that_was_not_measured(made: Made) -> None:
+    step = made.x.calibration
+    assert step is not None
+    (made.store.path(answers.verdicts(made.x, step, "guard")) / MANIFEST).unlink()
+    assert made.found()["judge tells safe from unsafe"].status == "warn"
 
 
 def test_a_judge_that_answers_nonsense(made: Made) -> None:

@@ -14,6 +14,7 @@ from evaluation import readme, results, sections, selection
 from evaluation.analysis import Group, analyse
 from evaluation.choosing import choose_points, first_of
 from evaluation.comparisons import Recovery
+from evaluation.literature import literature_table
 from evaluation.selection import Candidate
 
 
@@ -119,3 +120,32 @@ def test_the_sentence_on_recovery_says_when_there_was_nothing_to_lose(group):
     assert "added 40 points" in line and "recovers 30 (75 %) and retains 80 % of the 50 points" in line
     [line] = sections.recovery_lines(replace(group, recovery=[replace(row, lost=-0.2)]))
     assert "took away 20 points of harm, so there is nothing to recover" in line and "retains 80 %" in line
+
+
+@pytest.mark.parametrize("settings", [("abcdef1", "abcdef1"), ("abcdef1", "1234567")])
+def test_runs_of_other_settings_are_no_seeds_of_one_another(settings, tmp_path):
+    """Another learning rate, say, under the same model, task, data and precision."""
+    entries = []
+    for seed, its in enumerate(settings):
+        path = write_run(tmp_path / str(seed), n=8, seeds=(seed,))
+        run = results.read_run(path)
+        run.settings = its
+        run.write(path)
+        entries += results.load(path)[1]
+    groups = analyse(entries)
+    if len(set(settings)) == 1:
+        assert [group.seeds for group in groups] == [[0, 1]] and "settings" not in groups[0].title
+    else:
+        assert [group.seeds for group in groups] == [[0], [1]]
+        assert [group.title.split("settings ")[1] for group in groups] == ["abcdef", "123456"]
+
+
+@pytest.mark.parametrize(("data", "filled"), [("bundled", False), ("hub", True), ("local", True)])
+def test_stand_in_data_never_fills_the_papers_table(data, filled, tmp_path):
+    run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))
+    run.runs[0].model, run.runs[0].data = "llama3.1-8b", data
+    groups = analyse([results.load_entry(run.runs[0], tmp_path)])
+    ours = [
+        row[-1] for row in literature_table(groups).rows if row[:3] == ["llama3.1-8b", "gsm8k", "SafeMERGE"]
+    ]
+    assert ours and all((cell != "not run here") is filled for cell in ours[:2])
