@@ -7,6 +7,7 @@ benchmark scores by several percent.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,13 +77,18 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -
 
 def _marks(tokenizer: Any, messages: Sequence[Message]) -> dict[str, str]:
     """A character for each control token that the turns spell out; none for almost every prompt."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {str(token) for token in tokenizer.all_special_tokens}
+    special = _control_tokens(tokenizer)
     texts = [text for message in messages for text in _texts(message["content"])]
     # Longest first: one may be part of another.
     found = sorted((t for t in special if t and any(t in text for text in texts)), key=len, reverse=True)
     unused = (mark for n in range(FIRST_MARK, 0xF900) if not any((mark := chr(n)) in text for text in texts))
     return {token: next(unused) for token in found}
+
+
+@functools.lru_cache(maxsize=8)  # tokenizers take 30 ms to list them
+def _control_tokens(tokenizer: Any) -> frozenset[str]:
+    listed = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return frozenset(listed | {str(token) for token in tokenizer.all_special_tokens})
 
 
 def _texts(content: Any) -> list[str]:
