@@ -77,8 +77,6 @@ def test_equal_outcomes_have_the_interval_of_their_prompts() -> None:
     """As the aligned model's, on which no seed has an influence."""
     row = [True] * 3 + [False] * 97
     assert s.over_seeds([row] * 3) == s.rate(row)
-    other = [False] * 97 + [True] * 3
-    assert s.over_seeds([row, other]).high > s.rate(row).high, "equal rates of other prompts vary"
 
 
 @pytest.mark.parametrize(
