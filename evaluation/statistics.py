@@ -124,7 +124,8 @@ def over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
     from scipy.stats import t
 
     rates = [found for row in outcomes if (found := rate(row)).n]
-    if len(rates) < 2 or len(set(map(tuple, outcomes))) == 1:  # the aligned model's, say, which no seed touches
+    # Equal outcomes are those of the aligned model, say, which no seed touches.
+    if len(rates) < 2 or len(set(map(tuple, outcomes))) == 1:
         return rates[0] if rates else rate([])
     value = mean([found.value for found in rates])
     n = round(sum(found.n for found in rates) / len(rates))

@@ -135,7 +135,7 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         return paths
     alphas = sorted({p.spec.alpha or 0.0 for p in points})
     base = {m: next((p for p in entry.points if p.method == m), None) for m in ("aligned", "finetuned")}
-    with figure(7.2, 6.4, paths, stem, rows=3) as (fig, axes):
+    with figure(7.2, 6.8, paths, stem, rows=3) as (fig, axes):
         count, top, bottom = (row[0] for row in axes)
         merged = sorted({(p.spec.tau, p.spec.merged_modules) for p in points})
         count.step(*zip(*merged, strict=True), where="post", color="#444444", marker="o", markersize=4)
@@ -185,7 +185,8 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
                         linestyle=dash,
                         label=entry.row_name(point),
                     )
-            ax.set_ylabel(f"{label}: {entry.benchmark_name(benchmark)} (%)")
+            ax.set_ylabel(f"{label} (%)")
+            ax.set_title(entry.benchmark_name(benchmark), loc="right", fontsize=8.5)
         for ax in (count, top, bottom):
             ax.sharex(bottom)
             if ours and _finite(ours.spec.tau):
