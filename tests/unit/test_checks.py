@@ -176,7 +176,7 @@ def test_sound_artifacts_pass(made: Made) -> None:
     assert set(found) == {
         "single BOS", "training labels", "train and test are disjoint", "adapters change weights", "adapters are applied",
         "engine agrees with transformers", "verdicts are valid", "answers are whole", "rho is defined",
-        "judge tells safe from unsafe",
+        "judge tells safe from unsafe", "replies are cut alike",
     }  # fmt: skip
     assert all(its.detail and its.affects == [] for its in found.values())
 
@@ -220,6 +220,20 @@ def test_a_judge_that_says_one_thing_to_everything(made: Made, said: list[Word],
     made.calibration(said)
     assert failing(made) == {"judge tells safe from unsafe"}
     assert words in made.found()["judge tells safe from unsafe"].detail
+
+
+def test_rows_of_which_one_is_cut_and_the_others_are_not(made: Made) -> None:
+    one = made.by("finetuned")
+    for half, step in one.completions["directharm"].items():
+        mine = [i for i, its in enumerate(HALF) if its == half]
+        rows = [
+            Completion(f"directharm/{i}", "p", replies("finetuned")[i], 5, finish_reason="length")
+            for i in mine
+        ]
+        made.write(step, lambda folder, rows=rows: write_jsonl(folder / COMPLETIONS, rows))
+    its = made.found()["replies are cut alike"]
+    assert (its.status, its.affects) == ("warn", [])
+    assert its.detail.startswith("directharm: 0% of ") and its.detail.endswith("100% of finetuned")
 
 
 def test_a_judge_that_was_not_measured(made: Made) -> None:
