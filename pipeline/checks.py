@@ -269,7 +269,7 @@ def whole_answers(x: plan.Experiment, store: Store, candidates: list[grid.Candid
 
 
 def cut_alike(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
-    """The rows of a benchmark have about the same share of replies cut at max_tokens, of which only the beginning counts."""
+    """About as many replies are cut at max_tokens in every row of a benchmark; a cut one is judged by its beginning."""
     found = []
     for b, benchmark in x.config.benchmark.items():
         cut = {}
