@@ -100,6 +100,7 @@ class EntryRecord(Part):
     task: str
     data: str
     seed: int
+    role_seeds: Literal["shared", "apart", "unknown"] = "unknown"  # of the task and the safety LoRA
     precision: Precision
     similarity: str | None
     training: dict[str, str]  # role: log

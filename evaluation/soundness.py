@@ -17,6 +17,18 @@ from evaluation.results import Entry, Point, primary
 from evaluation.run_file import Check, Usage
 from evaluation.statistics import Rate
 
+#: What the released merge is, by how the seeds of the two roles were set.
+SEEDS = {
+    "shared": (
+        "The LoRAs were trained from one seed and start from the same A, so the cross terms add up: the released merge "
+        "does not scale the task update down, and adds more of the safety update than 1−α."
+    ),
+    "apart": "The LoRAs were trained from different seeds and start from different A, so the cross terms are noise.",
+    "unknown": (
+        "LoRAs trained from one seed start from the same A, and the cross terms then add up: the released merge does not "
+        "scale the task update down, and adds more of the safety update than 1−α."
+    ),
+}
 OPPOSITE = 0.05  # of the prompts
 
 
@@ -177,9 +189,8 @@ def notes(entries: list[Entry]) -> list[str]:
     if {"exact", "peft_linear"} <= {str(p.spec.combine) for e in entries for p in e.points}:
         found.append(
             "Two arithmetics: *exact merge* is α·ΔW_task + (1−α)·ΔW_safety; *released merge* is what the authors' code "
-            "does, PEFT's `linear`, which adds √α·A and √α·B of the adapters apart, so that cross terms come in. LoRAs "
-            "trained from one seed start from the same A, and the cross terms then add up: the released merge does not "
-            "scale the task update down, and adds more of the safety update than 1−α."
+            "does, PEFT's `linear`, which adds √α·A and √α·B of the adapters apart, so that cross terms come in. "
+            + SEEDS[entries[0].spec.role_seeds]
         )
     return found + list(dict.fromkeys(entry.spec.note for entry in entries if entry.spec.note))
 

@@ -17,6 +17,7 @@ from pipeline.store import External, Step, digest
 from safemerge.selection import Point
 
 Source = Step | External
+APART = 1_000_003  # between the seeds of two roles that do not share theirs
 
 
 @dataclass
@@ -105,7 +106,7 @@ def build(config: Config) -> Experiment:
         config, "task", aligned, {"task": task_rows}, train.task, config.seed
     )
     adapters["safety"] = steps.external("safety_adapter", config.safety_adapter) or steps.lora(
-        config, "safety", aligned, {"safety": safety_rows}, train.safety, config.seed
+        config, "safety", aligned, {"safety": safety_rows}, train.safety, safety_seed(config)
     )
     adapters["safeinstruct"] = steps.lora(
         config, "safeinstruct", aligned, mixed, train.safeinstruct, config.seed
@@ -133,6 +134,11 @@ def build(config: Config) -> Experiment:
             pairs = experiment.training_rows.setdefault("guard", steps.labelled_pairs("train"))
             experiment.probes[name] = steps.probe(config, name, judge, base, pairs, experiment.calibration)
     return experiment
+
+
+def safety_seed(config: Config) -> int:
+    """The seed of the safety LoRA: the task LoRA's own, or another one for each of them."""
+    return config.seed + (APART if config.train.role_seeds == "apart" else 0)
 
 
 def settings(config: Config, *, seeds: bool = False) -> str:

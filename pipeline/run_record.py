@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from evaluation.choosing import choose_points
 from evaluation.judges import Calibration, confusion, tuning_half
@@ -70,6 +71,7 @@ def record(
         task=config.task.name,
         data=config.data.source,
         seed=config.seed,
+        role_seeds=_role_seeds(x),
         precision=Precision(training=config.train.dtype, generation=config.generation.dtype),
         similarity=at(x.similarity, artifacts.SIMILARITY) if store.has(x.similarity) else None,
         training={role: at(step, artifacts.LOG) for role, step in trained.items()},
@@ -126,6 +128,12 @@ def primary_judge(config: Config) -> str:
     """The judge whose verdicts are the harm rates: the first that is a model, else the first."""
     models = [name for name, judge in config.judge.items() if judge.kind != "phrases"]
     return models[0] if models else next(iter(config.judge))
+
+
+def _role_seeds(x: plan.Experiment) -> Literal["shared", "apart", "unknown"]:
+    """Whether the task and the safety LoRA were trained from one seed; of an adapter from outside nobody knows."""
+    ours = all(isinstance(x.adapters[role], Step) for role in ("task", "safety"))
+    return x.config.train.role_seeds if ours else "unknown"
 
 
 def _shown(name: str, source: str) -> str:

@@ -142,6 +142,7 @@ class AlignTraining(Training):
 class Train(Section):
     devices: Count
     dtype: Dtype
+    role_seeds: Literal["shared", "apart"]
     lora: Lora
     args: dict[str, Any]
     task: Training

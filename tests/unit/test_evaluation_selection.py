@@ -149,3 +149,15 @@ def test_stand_in_data_never_fills_the_papers_table(data, filled, tmp_path):
         row[-1] for row in literature_table(groups).rows if row[:3] == ["llama3.1-8b", "gsm8k", "SafeMERGE"]
     ]
     assert ours and all((cell != "not run here") is filled for cell in ours[:2])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [("shared", "add up"), ("apart", "are noise"), ("unknown", "LoRAs trained from")]
+)
+def test_what_is_said_of_the_released_merge_follows_the_seeds_of_the_roles(seeds, words, tmp_path):
+    run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))
+    run.runs[0].role_seeds = seeds
+    point = next(point for point in run.runs[0].points if point.combine == "exact")
+    point.combine = "peft_linear"
+    [group] = analyse([results.load_entry(run.runs[0], tmp_path)])
+    assert words in next(note for note in group.notes if note.startswith("Two arithmetics"))

@@ -104,6 +104,11 @@ def test_what_changes_no_result_changes_no_key(override: str) -> None:
             {"adapter safety", "rows safety"},
             {"adapter task", "aligned", "similarity"},
         ),
+        (
+            "train.role_seeds=apart",
+            {"adapter safety"},
+            {"adapter task", "aligned", "similarity", "rows safety"},
+        ),
         ("train.lora.r=3", {"adapter task", "adapter safety"}, {"base", "rows task"}),
         ("generation.temperature=0.7", {"completions gsm8k"}, {"adapter task", "aligned", "items gsm8k"}),
         ("+generation.max_tokens.gsm8k=9", set(), {"completions xstest", "adapter task"}),
