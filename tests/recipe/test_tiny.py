@@ -83,4 +83,4 @@ def test_the_experiment_runs_and_its_second_run_makes_nothing(tmp_path: Path) ->
     assert by_role == sorted([*expected, *((role, seed) for role in ("safety", "task") for seed in (0, 1))])
     together = json.loads(((tmp_path / "latest").resolve() / "run.json").read_text())
     assert [entry["seed"] for entry in together["runs"]] == [0, 1]
-    assert "2 seeds" in ((tmp_path / "latest").resolve() / "report" / "report.md").read_text()
+    assert "mean over the seeds" in ((tmp_path / "latest").resolve() / "report" / "report.md").read_text()
