@@ -8,6 +8,7 @@ are never pooled with prompts.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,10 +183,10 @@ def detectable_difference(
     comparisons: of one family; Holm tests the smallest of its p values at (1 - level) / comparisons.
     """
     alpha = (1 - level) / max(1, comparisons)
-    steps = (step / 1000 for step in range(1, 1001))
-    return next(
-        (d for d in steps if d + 2 * opposite <= 1 and paired_power(n, d, opposite, alpha) >= power), math.nan
-    )
+    steps = range(1, math.floor(1000 * (1 - 2 * opposite)) + 1)
+    # Power grows with the difference.
+    first = bisect_left(steps, power, key=lambda step: paired_power(n, step / 1000, opposite, alpha))
+    return steps[first] / 1000 if first < len(steps) else math.nan
 
 
 def kappa(a: Sequence[str], b: Sequence[str]) -> float:

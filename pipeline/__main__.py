@@ -98,7 +98,14 @@ def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float)
     runner.ensure("checks", [run_record.checks_step(x, runner.store, candidates)])
     many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     reporting.write(
-        x, runner.store, screen.console, tracker, costs=runner.costs, seconds=seconds, multirun=many
+        x,
+        runner.store,
+        candidates,
+        screen.console,
+        tracker,
+        costs=runner.costs,
+        seconds=seconds,
+        multirun=many,
     )
 
 

@@ -22,6 +22,7 @@ from safemerge.errors import UserError
 def write(
     x: plan.Experiment,
     store: Store,
+    candidates: Sequence[grid.Candidate],
     console: Console,
     tracker: Tracker,
     *,
@@ -36,7 +37,6 @@ def write(
     spent = [Cost(**asdict(cost)) for cost in costs if cost.made]
     folder = Path(x.config.runs).absolute() / plan.run_name(x.config)
     path = folder / "run.json"
-    candidates = run_record.final_candidates(x, store)
     entry = run_record.entry(x, store, folder, candidates)
     old = _earlier(path)
     fingerprint = digest({"entry": entry.model_dump(mode="json"), "commit": provenance.git()})

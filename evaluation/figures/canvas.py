@@ -43,3 +43,4 @@ def figure(
             path = stem.with_suffix(suffix)
             fig.savefig(path, metadata=metadata)
             paths.append(path)
+            fig.set_layout_engine("none")  # laid out once; the second file has the same places
