@@ -39,3 +39,11 @@ def pico(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     task = write_lora(folder / "task", rank=4, alpha=8, seed=1, base=str(aligned))
     safety = write_lora(folder / "safety", rank=4, alpha=4, seed=2, base=str(aligned))
     return Pico(request.param, base, aligned, task, safety)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def coarse_figures() -> None:
+    """Tests look at whether and of what a figure is drawn; fine ones take twice the time."""
+    from evaluation.figures import canvas
+
+    canvas.RC["savefig.dpi"] = 50
