@@ -181,8 +181,8 @@ def _check_open(config: Config) -> None:
     tests = sorted(name for name in used if find(name, source).items)
     trains = sorted(name for name in used if find(name, source).examples)
     for name, benchmark in config.benchmark.items():
-        check_names(f"benchmark.{name}.dataset", [benchmark.dataset], tests, "data set with test items")
-    check_names("task.dataset", [config.task.dataset], trains, "data set with training rows")
+        check_names(f"benchmark.{name}.dataset=", [benchmark.dataset], tests, "data set with test items")
+    check_names("task.dataset=", [config.task.dataset], trains, "data set with training rows")
 
 
 def _check_training(config: Config) -> None:
@@ -229,7 +229,7 @@ def _check_together(config: Config) -> None:
         )
     harm = [name for name, benchmark in config.benchmark.items() if benchmark.role == "harm"]
     if config.selection.harm is not None:
-        check_names("selection.harm", [config.selection.harm], harm, "harm benchmark of this run")
+        check_names("selection.harm=", [config.selection.harm], harm, "harm benchmark of this run")
     if not any(b.role == "utility" for b in config.benchmark.values()):
         raise UserError(
             f"no benchmark measures utility; benchmark has {', '.join(config.benchmark) or 'none'}"

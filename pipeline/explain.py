@@ -109,7 +109,8 @@ def hint(name: str, valid: Collection[str]) -> str:
 
 
 def check_names(where: str, names: Iterable[str], valid: Collection[str], what: str) -> None:
-    """UserError for the first name that is none of the valid ones."""
+    """UserError for the first name that is none of the valid ones: keys of `where`, or its value if that ends in "="."""
     for name in names:
         if name not in valid:
-            raise UserError(f"{where}.{name}: no such {what}{hint(name, valid)}")
+            dot = "" if where.endswith("=") else "."
+            raise UserError(f"{where}{dot}{name}: no such {what}{hint(name, valid)}")

@@ -172,7 +172,7 @@ def test_methods_left_out_are_not_part_of_the_experiment() -> None:
         (["+train.safety.args.learning_rat=1e-3"], "learning_rate"),
         (["judge.refusal._target_=evaluation.phrases.nothing"], "names no function"),
         (["method.safelora.k=3"], "either tau or k"),
-        (["selection.harm=xstest"], "no such harm benchmark of this run|xstest"),
+        (["selection.harm=xstest"], r"selection\.harm=xstest: no such harm benchmark of this run"),
         (["benchmark.directharm.dataset=safety"], "data set with test items"),
         (["task.dataset=xstest"], "data set with training rows"),
         (["++data.datasets.gsm8k.target=nowhere.GSM8K"], "names nothing"),

@@ -64,7 +64,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "model.base.kind=hubb": ("model.base.kind=hubb: no such kind", "gguf"),
     "+benchmark.xstest.limit=5": ("benchmark.xstest.limit: no such setting", "dataset"),
     "benchmark.xstest.dataset=xtest": (
-        "benchmark.xstest.dataset.xtest: no such data set with test items; did you mean xstest?",
+        "benchmark.xstest.dataset=xtest: no such data set with test items; did you mean xstest?",
     ),
     "judge.refusal._target_=evaluation.statistics.wilson": ("cannot be called as this kind of thing is", "missing"),
     "judge.refusal._target_=evaluation.nowhere.judge": ("names no function",),
