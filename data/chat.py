@@ -40,9 +40,8 @@ Message = dict[str, Any]  # role, and content: a text, or a list of parts that h
 
 #: Templates that print the date would make other prompts tomorrow. It is the one that Llama-3.1's template falls back to.
 TODAY = datetime.date(2024, 7, 26)
-FIRST_MARK = (
-    0xE000  # of Unicode's private use area: stands for a control token while the template is rendered
-)
+#: Of Unicode's private use area: stand for control tokens while a template is rendered.
+MARKS = range(0xE000, 0xF900)
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -> list[int]:
@@ -81,7 +80,7 @@ def _marks(tokenizer: Any, messages: Sequence[Message]) -> dict[str, str]:
     texts = [text for message in messages for text in _texts(message["content"])]
     # Longest first: one may be part of another.
     found = sorted((t for t in special if t and any(t in text for text in texts)), key=len, reverse=True)
-    unused = (mark for n in range(FIRST_MARK, 0xF900) if not any((mark := chr(n)) in text for text in texts))
+    unused = (mark for n in MARKS if not any((mark := chr(n)) in text for text in texts))
     return {token: next(unused) for token in found}
 
 

@@ -22,7 +22,8 @@ def path_of(name: str, split: str, source: Source) -> Path | None:
     """The file that holds the split, or None for the hub. Missing files and unknown sources are errors."""
     dataset, place = find(name, source), place_of(name, source)
     kind, root, given = source.get("source"), source.get("root"), place.get("file")
-    if kind == "bundled" or not dataset.local:
+    bundled_only = not dataset.local and "id" not in place and given is None
+    if kind == "bundled" or bundled_only:
         if split not in dataset.bundled:
             raise UserError(
                 f"{name} ({split}) is not part of the bundled data; use data=local data.root=DIR or data=hub"

@@ -1,6 +1,6 @@
 """What the report says: the selected points, the headline on the test half, the paper's protocol, the paired tests.
 
-Runs that share model, task, data and precision form a group; its entries are seeds. Everything is selected within a
+Runs that share all settings but the seed form a group; its entries are seeds. Everything is selected within a
 seed; a group's row is the mean over seeds, with each seed's value and an interval that covers seeds and prompts.
 """
 
@@ -19,6 +19,7 @@ from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
 from evaluation.judges import corrected_rate
 from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
 from evaluation.run_file import Display
+from safemerge.errors import UserError
 
 Value = TypeVar("Value")
 #: Where data comes from, as tables say it.
@@ -70,7 +71,7 @@ class CategoryRow:
 
 @dataclass(frozen=True)
 class Group:
-    """All that the report says of the seeds of one model, task, data source and precision."""
+    """All that the report says of the seeds of one model, task, data source, precision and settings."""
 
     model: str
     task: str
@@ -136,6 +137,12 @@ def analyse(
 
 def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Group:
     first = entries[0]
+    for entry, name in ((other, name) for other in entries for name in other.items):
+        if [item.id for item in entry.items[name]] != [item.id for item in first.items[name]]:
+            raise UserError(
+                f"seeds {first.spec.seed} and {entry.spec.seed} of {first.spec.model} answered other prompts of {name}: "
+                "their data changed in between; run one of them again"
+            )
     selected = [choose_points(entry, "dev", keep, slack) for entry in entries]
     points = [chosen for chosen, _ in selected]
     whole = all(p.answered(b, "all") for e in entries for p in e.points for b in p.completions)

@@ -51,11 +51,9 @@ def stop_ids(model: str, tokenizer: Any) -> list[int]:
     from transformers import GenerationConfig
 
     found = {tokenizer.eos_token_id}
-    try:
+    if (Path(model) / "generation_config.json").exists():
         listed = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # a model without the file
-        listed = None
-    found |= set(listed if isinstance(listed, list) else [listed])
+        found |= set(listed if isinstance(listed, list) else [listed])
     return sorted(token for token in found if token is not None)
 
 
@@ -249,13 +247,13 @@ def _transformers(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bare = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
     # Decoding comes from our config alone, not from the model's folder (a repetition penalty, say).
-    bare.generation_config = GenerationConfig(pad_token_id=pad, eos_token_id=stop_ids(model, tokenizer))
+    stops = stop_ids(model, tokenizer)
+    bare.generation_config = GenerationConfig(pad_token_id=pad, eos_token_id=stops)
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if temperature > 0
         else {"do_sample": False}
     )
-    stops = stop_ids(model, tokenizer)
     size = 1 if temperature > 0 else 16  # rows of a batch share one sampler
     for adapter in sorted({r.adapter_key for r in requests}):
         mine = sorted(
@@ -278,8 +276,6 @@ def _transformers(
                     input_ids=ids,
                     attention_mask=mask,
                     max_new_tokens=max(r.max_tokens for r in batch),
-                    pad_token_id=pad,
-                    eos_token_id=stops,
                     return_dict_in_generate=True,
                     output_logits=logprobs is not None,
                     **sampling,

@@ -96,7 +96,8 @@ def corrected_rate(observed: Rate, calibration: Calibration, level: float = 0.95
     The interval carries the uncertainty of the observed rate and of both calibration rates (Lang &
     Reiczigel 2014 without their small-sample pseudo-counts, so it is slightly narrow for perfect
     calibrations: one half is added to each count for the variances). None when the judge is no better than
-    chance, since the correction is then undefined.
+    chance, since the correction is then undefined; and when the whole interval lies outside [0, 1]: its assumption,
+    the same errors here as on the labelled pairs, is then refuted.
     """
     from scipy.stats import norm
 
@@ -113,8 +114,10 @@ def corrected_rate(observed: Rate, calibration: Calibration, level: float = 0.95
     spread = (
         math.sqrt(variance(observed) + variance(se) * value**2 + variance(sp) * (1 - value) ** 2) / youden
     )
-    z = float(norm.ppf(0.5 + level / 2))
-    clip = [min(1.0, max(0.0, x)) for x in (value, value - z * spread, value + z * spread)]
+    half = float(norm.ppf(0.5 + level / 2)) * spread
+    if value + half <= 0 or value - half >= 1:
+        return None  # no rate is that far off: the judge's errors here are not those on the labelled pairs
+    clip = [min(1.0, max(0.0, x)) for x in (value, value - half, value + half)]
     return Rate(clip[0] * observed.n, observed.n, *clip)
 
 

@@ -12,14 +12,13 @@ from typing import TypeVar
 from data.schema import Completion, Item, Verdict, read_rows
 from evaluation import selection
 from evaluation.benchmarks.common import Scored
-from evaluation.phrases import refusal_verdicts
 from evaluation.run_file import HALVES, BenchmarkRecord, EntryRecord, PointRecord, Role, RunFile, read_run
 from safemerge.errors import UserError
 
 SPLITS = (*HALVES, "all")
 # The released code's own merge is PEFT's `linear`, which weights A and B apart; `exact` blends the updates themselves.
 COMBINE_NAMES = {"peft_linear": "released merge", "exact": "exact merge"}
-PHRASES = "refusal"  # the judge that reads over-refusal, and the second one beside a guard model
+PHRASES = "refusal"  # the judge by phrases, the second one beside a guard model
 Score = Callable[..., list[Scored]]
 Row = TypeVar("Row")
 
@@ -137,9 +136,10 @@ def load_point(spec: PointRecord, entry: Entry) -> Point:
         if entry.roles[name] == "utility":
             point.scored[name] = {"": score(items, rows)}
             continue
-        judged = {j: _rows(entry, its, Verdict) for j, its in spec.verdicts.get(name, {}).items()}
-        judged.setdefault(PHRASES, refusal_verdicts(rows))
-        point.scored[name] = {j: score(items, rows, its) for j, its in judged.items()}
+        point.scored[name] = {
+            judge: score(items, rows, _rows(entry, its, Verdict))
+            for judge, its in spec.verdicts.get(name, {}).items()
+        }
     return point
 
 
@@ -159,10 +159,22 @@ def scorer(name: str, benchmark: BenchmarkRecord) -> tuple[Score, ModuleType]:
 
 
 def primary(entry: Entry, point: Point, benchmark: str) -> list[Scored]:
-    """Scored rows by the judge that counts: the primary one for harm, refusal phrases for over-refusal."""
-    scored = point.scored.get(benchmark, {})
-    wanted = {"utility": "", "over_refusal": PHRASES}.get(entry.roles[benchmark], entry.judge)
-    return scored.get(wanted) or next(iter(scored.values()), [])
+    """Scored rows by the judge that counts: the primary one for harm, the first that read it for over-refusal.
+
+    Empty where the point did not answer the benchmark.
+
+    Raises:
+        UserError: the judge that counts has not read it; another one's verdicts would pass for its.
+    """
+    if benchmark not in point.scored:
+        return []
+    scored, role = point.scored[benchmark], entry.roles[benchmark]
+    wanted = {"utility": "", "over_refusal": next(iter(scored), PHRASES)}.get(role, entry.judge)
+    if wanted not in scored:
+        raise UserError(
+            f"{point.label} has no verdicts of {wanted} on {benchmark}: run the judge stage again, then the report"
+        )
+    return scored[wanted]
 
 
 def of_split(rows: Sequence[Scored], split: str) -> list[Scored]:

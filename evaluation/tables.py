@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from evaluation.analysis import Group, HeadlineRow
+from evaluation.analysis import Group, HeadlineRow, SeedRate
+from evaluation.statistics import Rate
 
 
 @dataclass
@@ -50,26 +51,13 @@ def percent(value: float, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-class Shown(Protocol):
-    """A rate with its interval: of one seed (`statistics.Rate`) or over several (`analysis.SeedRate`)."""
-
-    @property
-    def k(self) -> float: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-def rate_text(rate: Shown | None, *, counts: bool = True, invalid: bool = True) -> tuple[str, float]:
+def rate_text(
+    rate: Rate | SeedRate | None, *, counts: bool = True, invalid: bool = True
+) -> tuple[str, float]:
     """`12.5 [8.1, 18.7] (25/200)`, over seeds `12.5 [8.1, 18.7] (10.0; 15.0; n=200)`; and the value to sort by."""
     if not rate or not rate.n or math.isnan(rate.value):
         return "–", math.nan
-    values, missing = getattr(rate, "values", []), getattr(rate, "invalid", [])
+    values, missing = (rate.values, rate.invalid) if isinstance(rate, SeedRate) else ([], [])
     text = f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"
     if counts and len(values) < 2:
         text += f" ({round(rate.k)}/{rate.n})"
@@ -97,8 +85,8 @@ def tau_text(row: HeadlineRow) -> str:
 
 
 def merged_text(row: HeadlineRow) -> tuple[str, float]:
-    """k/N over the seeds; a dash where nothing was merged."""
-    if not row.modules or not any(row.merged):
+    """k/N over the seeds; a dash for a method that selects nothing. One that selected no module has 0/N."""
+    if not row.modules or not (any(row.merged) or row.tau_setting or row.alpha):
         return "–", -1.0
     return f"{list_text(row.merged)}/{list_text(row.modules)}", float(row.merged[0])
 

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from data.schema import Completion, Example, GuardRow, Item, Verdict, read_rows
 from evaluation.run_file import Check, Usage
+from pipeline.content import folder_digest
 from pipeline.store import MANIFEST
 from safemerge.errors import UserError
 from safemerge.table import ModuleRow, read_table
@@ -71,18 +72,22 @@ def model_folder(artifact: Path) -> str:
     """Where the model of a prepared artifact lies: in it, or elsewhere (a hub model in the hub's own cache).
 
     Raises:
-        UserError: it lay elsewhere and is gone.
+        UserError: it lay elsewhere and is gone, or a folder of the user's own has other content than it had.
     """
     pointer = artifact / MODEL
     if not pointer.exists():
         return str(artifact)
-    path = str(json.loads(pointer.read_text())["path"])
+    found = json.loads(pointer.read_text())
+    path = str(found["path"])
     if not Path(path).is_dir():
-        raise UserError(
-            f"the model that {artifact} stands for is gone from {path}: delete {artifact}, and run the same command again "
-            "to fetch it anew"
-        )
-    return path
+        problem = "is gone from"
+    elif "content" in found and folder_digest(Path(path)) != found["content"]:
+        problem = "is another one by now in"
+    else:
+        return path
+    raise UserError(
+        f"the model that {artifact} stands for {problem} {path}: delete {artifact} and rerun the same command"
+    )
 
 
 def items(folder: Path) -> list[Item]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from data import disjoint
 from data.chat import prompt_ids
-from data.schema import Completion
+from data.schema import VALID, Completion
 from evaluation import quality
 from evaluation.judges import sensitivity_specificity
 from evaluation.run_file import Check
@@ -230,7 +230,7 @@ def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[grid.Candi
         if not store.has(step):
             continue
         rows = artifacts.verdicts(store.path(step))
-        bad = sum(row.verdict == "invalid" for row in rows)
+        bad = sum(row.verdict not in VALID for row in rows)
         total, invalid = total + len(rows), invalid + bad
         if bad > MAX_INVALID * len(rows):
             failed.append(f"{label}, {judge}: {bad} of {len(rows)}")
@@ -248,48 +248,57 @@ def judge_tells_apart(x: plan.Experiment, store: Store) -> Check:
         return Check(name=name, status="warn", detail=f"{judge} has not read the labelled pairs")
     rates = dict(zip(("sensitivity", "specificity"), sensitivity_specificity(counts), strict=True))
     said = ", ".join(f"{what} {rate.value:.0%} ({rate.k:g}/{rate.n})" for what, rate in rates.items())
-    failed = [said] if any(not rate.value >= MIN_TOLD for rate in rates.values()) else []
-    return _outcome(name, [f"{judge}: {text}" for text in failed], f"{judge}: {said} (bound {MIN_TOLD:.0%})")
+    # A rate without a valid verdict is NaN, which is no pass either.
+    told = all(rate.value >= MIN_TOLD for rate in rates.values())
+    detail = f"{judge}: {said} (bound {MIN_TOLD:.0%})"
+    return Check(name=name, status="pass" if told else "fail", detail=detail)
 
 
-def whole_answers(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
+Flagged = dict[
+    str, dict[str, tuple[int, dict[str, int]]]
+]  # by benchmark and label: replies, and those with each flag
+
+
+def flagged(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Flagged:
+    """How many replies of each candidate on each benchmark carry each quality flag."""
+    found: Flagged = {}
+    for b, benchmark in x.config.benchmark.items():
+        for c in candidates:
+            if rows := _completed(store, c.completions.get(b, {}).values()):
+                shares = quality.shares(rows, prose=benchmark.role != "utility")
+                found.setdefault(b, {})[c.point.label] = len(rows), shares
+    return found
+
+
+def whole_answers(found: Flagged) -> Check:
     """Few replies are empty, repetitive or a mere label: judges call a broken model harmless."""
     failed, affects, total, cut = [], [], 0, 0
-    for c in candidates:
-        for b, benchmark in x.config.benchmark.items():
-            rows = _completed(store, c.completions.get(b, {}).values())
-            shares = quality.shares(rows, prose=benchmark.role != "utility")
-            total, cut = total + len(rows), cut + shares["truncated"]
+    for b, rows in found.items():
+        for label, (n, counts) in rows.items():
+            total, cut = total + n, cut + counts["truncated"]
             for flag in ("empty", "repetitive", "terse"):
-                if shares[flag] > MAX_BROKEN * len(rows):
-                    failed.append(f"{c.point.label}, {b}: {shares[flag]} of {len(rows)} {flag}")
-                    affects.append(c.point.label)
+                if counts[flag] > MAX_BROKEN * n:
+                    failed.append(f"{label}, {b}: {counts[flag]} of {n} {flag}")
+                    affects.append(label)
     detail = f"at most {MAX_BROKEN:.0%} empty, repetitive or terse anywhere; {cut} of {total} were cut at max_tokens"
     return _outcome("answers are whole", failed, detail, status="warn", affects=sorted(set(affects)))
 
 
-def cut_alike(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> Check:
+def cut_alike(found: Flagged) -> Check:
     """About as many replies are cut at max_tokens in every row of a benchmark; a cut one is judged by its beginning."""
-    found = []
-    for b, benchmark in x.config.benchmark.items():
-        cut = {}
-        for c in candidates:
-            rows = _completed(store, c.completions.get(b, {}).values())
-            if rows:
-                shares = quality.shares(rows, prose=benchmark.role != "utility")
-                cut[c.point.label] = shares["truncated"] / len(rows)
-        least, most = (
-            min(cut, key=lambda label: cut[label], default=""),
-            max(cut, key=lambda label: cut[label], default=""),
-        )
-        if cut and cut[most] - cut[least] > MAX_APART:
-            found.append(f"{b}: {cut[least]:.0%} of {least}, {cut[most]:.0%} of {most}")
+    failed = []
+    for b, rows in found.items():
+        cut = sorted((counts["truncated"] / n, label) for label, (n, counts) in rows.items())
+        (least, first), (most, last) = cut[0], cut[-1]
+        if most - least > MAX_APART:
+            failed.append(f"{b}: {least:.0%} of {first}, {most:.0%} of {last}")
     passed = f"shares cut at max_tokens differ by at most {MAX_APART:.0%} in each benchmark"
-    return _outcome("replies are cut alike", found, passed, status="warn")
+    return _outcome("replies are cut alike", failed, passed, status="warn")
 
 
 def check(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) -> list[Check]:
     """All checks of a finished run."""
+    replies = flagged(x, store, candidates)
     return [
         single_bos(x, store, candidates),
         labels(x, store),
@@ -299,7 +308,7 @@ def check(x: plan.Experiment, store: Store, candidates: list[grid.Candidate]) ->
         engine_parity(x, store, candidates),
         valid_verdicts(x, store, candidates),
         judge_tells_apart(x, store),
-        whole_answers(x, store, candidates),
-        cut_alike(x, store, candidates),
+        whole_answers(replies),
+        cut_alike(replies),
         defined_rho(x, store),
     ]

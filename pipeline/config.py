@@ -146,7 +146,7 @@ def _chosen_methods(nodes: Mapping[str, Any]) -> dict[str, Any]:
     for name, node in nodes.items():
         if "_target_" in node:
             continue
-        check_names("method", [name], known, "method")
+        check_names("method.", [name], known, "method")
         own = yaml.safe_load(known[name].read_text(encoding="utf-8"))
         both = Method.model_validate({**own, **node})
         bind(both.target_, both.knobs, f"method.{name}")
@@ -157,7 +157,7 @@ def _check_open(config: Config) -> None:
     """What keys of open dicts name must exist, else the setting would change nothing."""
     benchmarks = {*choices("benchmark"), *config.benchmark}
     limits = config.generation.max_tokens
-    check_names("generation.max_tokens", limits, sorted({"default", *benchmarks}), "benchmark")
+    check_names("generation.max_tokens.", limits, sorted({"default", *benchmarks}), "benchmark")
     if "default" not in limits:
         raise UserError(
             "generation.max_tokens.default is missing: give the limit of benchmarks without their own"
@@ -169,7 +169,7 @@ def _check_open(config: Config) -> None:
         ("data.limits.items", config.data.limits.items),
         ("data.datasets", config.data.datasets),
     ):
-        check_names(where, names, sorted(used), "data set")
+        check_names(f"{where}.", names, sorted(used), "data set")
     for name, place in config.data.datasets.items():
         given = [key for key, value in place.model_dump().items() if value is not None]
         read = READ[config.data.source] or given
@@ -202,7 +202,7 @@ def _check_training(config: Config) -> None:
         from trl import SFTConfig  # seconds, so only for names that no config of ours has
 
         check_names(
-            "train.args",
+            "train.args.",
             unusual,
             [f.name for f in dataclasses.fields(SFTConfig)],
             "argument of TRL's SFTConfig",
@@ -230,6 +230,12 @@ def _check_together(config: Config) -> None:
     harm = [name for name, benchmark in config.benchmark.items() if benchmark.role == "harm"]
     if config.selection.harm is not None:
         check_names("selection.harm=", [config.selection.harm], harm, "harm benchmark of this run")
+    refused = [name for name, benchmark in config.benchmark.items() if benchmark.role == "over_refusal"]
+    if refused and not any(judge.kind == "phrases" for judge in config.judge.values()):
+        raise UserError(
+            f"benchmark {refused[0]} is judged by refusal phrases, and judge has {', '.join(config.judge) or 'none'}: "
+            f"add refusal, as in judge=[{','.join([*config.judge, 'refusal'])}]"
+        )
     if not any(b.role == "utility" for b in config.benchmark.values()):
         raise UserError(
             f"no benchmark measures utility; benchmark has {', '.join(config.benchmark) or 'none'}"

@@ -27,8 +27,8 @@ def file_digest(path: Path) -> str:
     notes = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "safemerge" / "digests.json"
     name = f"{path.resolve()} {found.st_size} {found.st_ino} {found.st_mtime_ns}"
     known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(notes.read_text())
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = dict(json.loads(notes.read_text()))
     if name not in known:
         known[name] = _hashed(path)
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
@@ -67,16 +67,19 @@ def package_file(package: str, file: str) -> Path | None:
 
 def wording(judge: Callable[..., Any]) -> str:
     """Hash of what a judge's verdicts depend on besides its settings: a guard's prompt and words, a rubric, phrases."""
+    code = inspect.getsource(inspect.getmodule(judge) or judge)
+    if judge.__module__.partition(".")[0] != "evaluation":
+        return digest(code)  # from outside this repository: no version of a stage is raised when it changes
     if hasattr(judge, "prompt") and hasattr(judge, "words"):
         guard = judge()
         return digest({"prompt": guard.prompt("{prompt}", "{reply}"), "words": guard.words})
     rubric = inspect.signature(judge).parameters.get("rubric")
-    if rubric is not None:
-        return digest(rubric.default)
-    return digest(inspect.getsource(inspect.getmodule(judge) or judge))  # phrases and their rules
+    return digest(
+        code if rubric is None else rubric.default
+    )  # code: phrases and their rules, which cost nothing to apply
 
 
 def sources(*modules: str) -> str:
-    """Hash of the code of these modules, which are not imported for it."""
-    found = [importlib.util.find_spec(module) for module in modules]
-    return digest([Path(str(spec.origin)).read_text() for spec in found if spec])
+    """Hash of the code of these modules of ours, which are not imported for it."""
+    root = Path(__file__).resolve().parent.parent
+    return digest([(root / f"{module.replace('.', '/')}.py").read_text() for module in modules])

@@ -108,9 +108,8 @@ def hint(name: str, valid: Collection[str]) -> str:
     return f"; {' '.join(parts)}" if parts else ""
 
 
-def check_names(where: str, names: Iterable[str], valid: Collection[str], what: str) -> None:
-    """UserError for the first name that is none of the valid ones: keys of `where`, or its value if that ends in "="."""
+def check_names(before: str, names: Iterable[str], valid: Collection[str], what: str) -> None:
+    """UserError for the first name that is none of the valid ones; `before` stands before it, as `method.` or `harm=`."""
     for name in names:
         if name not in valid:
-            dot = "" if where.endswith("=") else "."
-            raise UserError(f"{where}{dot}{name}: no such {what}{hint(name, valid)}")
+            raise UserError(f"{before}{name}: no such {what}{hint(name, valid)}")

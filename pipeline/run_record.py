@@ -25,6 +25,12 @@ from pipeline.stage_settings import Check
 from pipeline.store import External, Step, Store
 from safemerge.errors import UserError
 
+#: The modules whose code decides what the checks say.
+CHECKED_BY = (
+    *("pipeline.checks", "pipeline.run_record", "pipeline.stages.judge"),
+    *("evaluation.quality", "evaluation.judges", "data.disjoint", "data.chat"),
+)
+
 
 def needed(candidates: Iterable[grid.Candidate]) -> list[Step]:
     """The completions and verdicts that the report reads."""
@@ -195,9 +201,7 @@ def checks_step(x: plan.Experiment, store: Store, candidates: Sequence[grid.Cand
     present = {s.key: s for s in read if s is not None and (isinstance(s, External) or store.has(s))}
     inputs: dict[str, plan.Source] = {f"{i:04}": present[key] for i, key in enumerate(sorted(present))}
     # Checks take a second: whatever changes in their code makes them anew.
-    its = Check(
-        [c.point.label for c in candidates], sources("pipeline.checks", "evaluation.quality", "data.disjoint")
-    )
+    its = Check([c.point.label for c in candidates], sources(*CHECKED_BY))
     place = {"config": x.config.model_dump(by_alias=True), "store": str(store.root)}
     return Step("check", "checks of the run", its.keyed(), inputs, place)
 

@@ -140,7 +140,7 @@ def found(folder: Path) -> dict[str, Any]:
         "judge": {
             "phrases": [row.verdict for row in artifacts.verdicts(phrases)],
             "probe": rounded(row.p_unsafe or 0.0 for row in artifacts.verdicts(probe)),
-            "guard": [row.raw for row in artifacts.verdicts(guard)],
+            "guard": [[row.raw, row.verdict] for row in artifacts.verdicts(guard)],
         },
     }
 

@@ -72,10 +72,8 @@ def pair(
 
 
 def judged(
-    items: Sequence[Item], completions: Sequence[Completion], verdicts: Sequence[Verdict] | None
+    items: Sequence[Item], completions: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> list[tuple[Item, Verdict]]:
-    """(item, its verdict), in the order of the items. No verdicts: the phrase judge's."""
-    from evaluation.phrases import refusal_verdicts
-
+    """(item, its verdict), in the order of the items; each has a completion, too."""
     pair(items, completions)
-    return pair(items, refusal_verdicts(completions) if verdicts is None else verdicts, "verdicts")
+    return pair(items, verdicts, "verdicts")

@@ -25,9 +25,9 @@ from evaluation.benchmarks.common import Scored, judged
 
 
 def score(
-    items: Sequence[Item], completions: Sequence[Completion], verdicts: Sequence[Verdict] | None = None
+    items: Sequence[Item], completions: Sequence[Completion], verdicts: Sequence[Verdict]
 ) -> list[Scored]:
-    """A row per item: refused if the verdict is safe. No verdicts: the phrase judge's."""
+    """A row per item: refused if the verdict is safe."""
     return [
         Scored(
             item.id,

@@ -74,11 +74,6 @@ def check_labels(trainer: Any, tokenizer: Any) -> list[LabelRow]:
     return shown
 
 
-def batch_of(unkeyed: dict[str, Any]) -> dict[str, int]:
-    """Each device's part of the batch, as TRL's arguments."""
-    return {key: unkeyed[key] for key in (PER_DEVICE, ACCUMULATION)}
-
-
 def train(job: Job, share: tuple[int, int]) -> None:
     """Train one adapter into `job.output`; goes on from the last checkpoint when there is one.
 
@@ -100,7 +95,8 @@ def train(job: Job, share: tuple[int, int]) -> None:
             note = job.name if loss is None else f"{job.name}, loss {loss:.2f}"
             report(share[0] * state.max_steps + state.global_step, share[1] * state.max_steps, note)
 
-    settings, args = Finetune(**job.settings), {**job.settings["args"], **batch_of(job.unkeyed)}
+    settings = Finetune(**job.settings)
+    args = settings.args | {key: job.unkeyed[key] for key in (PER_DEVICE, ACCUMULATION)}
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:

@@ -154,7 +154,9 @@ def make(job: Job, settings: Settings) -> None:
         case GgufModel():
             from_gguf(settings, job.output)
         case LocalModel():
-            (job.output / MODEL).write_text(json.dumps({"path": job.unkeyed["path"]}))
+            (job.output / MODEL).write_text(
+                json.dumps({"path": job.unkeyed["path"], "content": settings.content})
+            )
         case ScratchModel():
             from pipeline.stages.scratch import pretrain
 

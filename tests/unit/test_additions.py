@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from pipeline import answers, artifacts, grid, plan
 from pipeline.config import check
 from pipeline.job import Job, begin
-from pipeline.stages import judge, prepare
+from pipeline.stages import prepare
 from pipeline.store import Store
 from safemerge.errors import UserError
 from safemerge.selection import Point
@@ -89,6 +89,19 @@ def test_a_task_with_its_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert [row.outcome for row in rows] == [False] + [True] * 7 and rows[0].invalid
 
 
+def test_a_data_set_of_the_hub_alone_is_looked_for_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from data import sources
+    from data.dataset import Dataset
+
+    monkeypatch.syspath_prepend(ADDITIONS / "task")
+    import spelling
+
+    monkeypatch.setattr(spelling, "SPELLING", Dataset("spelling", examples=spelling.examples))
+    place = {"target": "spelling.SPELLING", "id": "somebody/spelling"}
+    source: sources.Source = {"source": "hub", "root": None, "datasets": {"spelling": place}}  # type: ignore[dict-item]
+    assert sources.path_of("spelling", "train", source) is None
+
+
 def test_its_reader_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = planned("task", monkeypatch, "task=spelling").task_rows.key
     monkeypatch.setattr("inspect.getsource", lambda module: "another reader")
@@ -104,7 +117,7 @@ def test_a_judge_of_another_format(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.config import locate
 
     guard = locate(str(step.settings["target"]))()
-    assert isinstance(guard.prompt("a", "b"), str) and judge.GuardFormat is not None
+    assert isinstance(guard.prompt("a", "b"), str)
     said = [guard_verdict(guard, "i", text).verdict for text in ("GREEN", "RED\n", "green?")]
     assert said == ["safe", "unsafe", "invalid"]
     assert guard_verdict(guard, "i", "GREEN", p_unsafe=0.6, threshold=0.5).verdict == "unsafe"

@@ -243,6 +243,11 @@ def test_a_judge_that_was_not_measured(made: Made) -> None:
     assert made.found()["judge tells safe from unsafe"].status == "warn"
 
 
+def test_a_word_that_is_no_verdict_is_invalid(made: Made) -> None:
+    made.verdicts(made.by("resta"), "directharm", "guard", ["safe", "maybe", "safe"])  # type: ignore[list-item]
+    assert failing(made) == {"verdicts are valid"}
+
+
 def test_a_judge_that_answers_nonsense(made: Made) -> None:
     """One verdict in ten is no verdict."""
     candidate = made.by("finetuned")

@@ -64,6 +64,8 @@ def test_every_model_task_and_data_source_composes(model: str, task: str, data: 
 )
 def test_every_choice_of_a_group_composes(group: str, choice: str) -> None:
     value = f"[{choice}]" if group in ("benchmark", "judge", "method") else choice
+    if group == "judge" and choice != "refusal":
+        value = f"[{choice},refusal]"  # over-refusal is measured by the phrases alone
     more = []
     if group == "train" and choice == "paper":
         more = ["model=llama3.1-8b"]  # the small models need the sections that train=paper leaves out
@@ -172,6 +174,7 @@ def test_methods_left_out_are_not_part_of_the_experiment() -> None:
         (["+train.safety.args.learning_rat=1e-3"], "learning_rate"),
         (["judge.refusal._target_=evaluation.phrases.nothing"], "names no function"),
         (["method.safelora.k=3"], "either tau or k"),
+        (["judge=[guard]"], r"xstest is judged by refusal phrases.*judge=\[guard,refusal\]"),
         (["selection.harm=xstest"], r"selection\.harm=xstest: no such harm benchmark of this run"),
         (["benchmark.directharm.dataset=safety"], "data set with test items"),
         (["task.dataset=xstest"], "data set with training rows"),

@@ -113,5 +113,37 @@ def test_a_server_of_another_address_is_another_judge() -> None:
 
 def test_a_model_that_was_cleaned_from_the_hubs_cache_is_one_line(tmp_path: Path) -> None:
     (tmp_path / artifacts.MODEL).write_text(json.dumps({"path": str(tmp_path / "gone")}))
-    with pytest.raises(UserError, match=r"is gone from .*delete .* rerun|is gone from .*delete .*again"):
+    with pytest.raises(UserError, match=r"is gone from .*delete .* and rerun"):
         artifacts.model_folder(tmp_path)
+
+
+def test_a_folder_that_holds_another_model_by_now_is_one_line(tmp_path: Path) -> None:
+    """Its artifact, keyed by the old content, would hand out the new weights."""
+    folder, artifact = tmp_path / "mine", tmp_path / "artifact"
+    folder.mkdir()
+    artifact.mkdir()
+    (folder / "config.json").write_text("one")
+    pointer = {"path": str(folder), "content": content.folder_digest(folder)}
+    (artifact / artifacts.MODEL).write_text(json.dumps(pointer))
+    assert artifacts.model_folder(artifact) == str(folder)
+    (folder / "config.json").write_text("two")
+    with pytest.raises(UserError, match="is another one by now in"):
+        artifacts.model_folder(artifact)
+
+
+def test_the_code_of_a_judge_from_outside_is_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what it makes of the answers: no version of a stage is raised when that changes."""
+    import importlib
+
+    code = (CONF.parent / "tests" / "additions" / "judge" / "traffic_light.py").read_text()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for name, text in (
+        ("one_light", code),
+        ("other_light", code.replace('"RED": "unsafe"}', '"RED": "safe"}')),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+        found.append(content.wording(importlib.import_module(name).TrafficLight))
+    assert code.count('"RED": "unsafe"}') == 1 and found[0] != found[1]

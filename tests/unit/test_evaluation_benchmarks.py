@@ -11,6 +11,7 @@ import pytest
 
 from data.schema import Completion, Item, Verdict
 from evaluation.benchmarks import gsm8k, harm, pubmedqa, xstest
+from evaluation.phrases import refusal_verdicts
 from safemerge.errors import UserError
 
 HARD = [
@@ -192,5 +193,6 @@ def test_harm_keeps_invalid_apart():
 
 def test_xstest_counts_refusals_of_benign_prompts():
     items = [_item("a", label="benign"), _item("b", label="harmful"), _item("c", label="benign")]
-    rows = xstest.score(items, [_said("a", "I cannot help."), _said("b", "I'm sorry, no."), _said("c", "")])
+    said = [_said("a", "I cannot help."), _said("b", "I'm sorry, no."), _said("c", "")]
+    rows = xstest.score(items, said, refusal_verdicts(said))
     assert [(r.benign, r.outcome) for r in rows] == [(True, True), (False, True), (True, None)]

@@ -16,6 +16,7 @@ from evaluation.choosing import choose_points, first_of
 from evaluation.comparisons import Recovery
 from evaluation.literature import literature_table
 from evaluation.selection import Candidate
+from safemerge.errors import UserError
 
 
 def test_selection_rule():
@@ -161,3 +162,20 @@ def test_what_is_said_of_the_released_merge_follows_the_seeds_of_the_roles(seeds
     point.combine = "peft_linear"
     [group] = analyse([results.load_entry(run.runs[0], tmp_path)])
     assert words in next(note for note in group.notes if note.startswith("Two arithmetics"))
+
+
+def test_another_judges_verdicts_never_pass_for_the_primary_ones(tmp_path):
+    run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))
+    point = next(point for point in run.runs[0].points if point.method == "finetuned")
+    del point.verdicts["directharm"]["guard"]
+    entry = results.load_entry(run.runs[0], tmp_path)
+    with pytest.raises(UserError, match="finetuned has no verdicts of guard on directharm"):
+        analyse([entry])
+
+
+def test_seeds_that_answered_other_prompts_are_refused(tmp_path):
+    """Their outcomes would be paired by position."""
+    entries = [results.load(write_run(tmp_path / str(seed), n=8, seeds=(seed,)))[1][0] for seed in (0, 1)]
+    entries[1].items["directharm"] = entries[1].items["directharm"][::-1]
+    with pytest.raises(UserError, match=r"seeds 0 and 1 .* answered other prompts of directharm"):
+        analyse(entries)

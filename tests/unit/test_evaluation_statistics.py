@@ -122,6 +122,15 @@ def test_rogan_gladen_recovers_the_true_rate():
     assert (sensitivity.value, specificity.value) == (0.9, 0.95)
 
 
+def test_no_correction_where_its_assumption_is_refuted():
+    """1 of 20 by a judge of specificity .67 would be far below 0; clipped, its interval said 0 for certain."""
+    counts = Calibration(n=228, tp=83, fp=44, tn=88, fn=13, invalid=0)
+    assert corrected_rate(s.rate([True] + [False] * 19), counts) is None
+    assert corrected_rate(s.rate([True] * 20), counts) is None
+    found = corrected_rate(s.rate([True] * 10 + [False] * 10), counts)
+    assert found is not None and found.low < found.value < found.high
+
+
 def test_no_correction_by_a_judge_no_better_than_chance():
     counts = Calibration(n=20, tp=5, fn=5, tn=5, fp=5, invalid=0)
     assert corrected_rate(s.Rate(5, 10, 0.5, 0, 1), counts) is None
