@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 
 from safemerge import repairs
 from safemerge.adapters import Adapter, load_adapter, write_adapter
+from safemerge.arithmetic import Factors
 from safemerge.card import write_card
 from safemerge.checkpoints import Checkpoint
+from safemerge.effective import Effective, effective_weights, middle
 from safemerge.errors import UserError
 from safemerge.measure import open_checkpoint
 from safemerge.selection import Repair
@@ -45,7 +48,8 @@ def repair_adapter(
     dtype: of the weights, the task adapter's by default. card: facts for the model card; rows: written
     beside it as similarity.csv. base and aligned are read by `project` only. Returns merged_modules,
     modules, selected (the names repaired), rank, svd_error (largest, relative; None without truncation),
-    notes and output. UserError for bad input, or if output exists and overwrite is not set.
+    effective (of a blend that is not exact: medians of `safemerge.effective.Effective`), notes and output.
+    UserError for bad input, or if output exists and overwrite is not set.
     """
     ours = load_adapter(task)
     theirs = load_adapter(safety) if safety is not None and repair.kind in ("blend", "add") else None
@@ -65,18 +69,38 @@ def repair_adapter(
         (open_checkpoint(base or ""), open_checkpoint(aligned or "")) if repair.kind == "project" else None
     )
     errors: list[float] = []
+    merges: list[Effective] = []
     repaired = repairs.repaired(ours, theirs, repair, chosen, models, device, errors)
+    if theirs is not None and repair.kind == "blend" and repair.combine != "exact":
+        repaired = _watched(repaired, ours, theirs, chosen, merges)
     with complete_folder(target, overwrite) as folder:
         info["rank"] = max(ranks.values())
         write_adapter(folder, ours, repaired, info["rank"], dtype or ours.dtype)
         if errors:
             info["svd_error"] = max(errors)
             info["svd_error_mean"] = sum(errors) / len(errors)
+        if merges:
+            info["effective"] = asdict(middle(merges))
         if rows is not None:
             write_table(folder / "similarity.csv", rows)
         write_card(folder, ours, theirs, repair, info, card or {}, rows)
     info["output"] = str(target)
     return info
+
+
+def _watched(
+    repaired: Iterator[tuple[str, Factors]],
+    ours: Adapter,
+    theirs: Adapter,
+    chosen: set[str],
+    merges: list[Effective],
+) -> Iterator[tuple[str, Factors]]:
+    """The same modules; what each merge amounts to is appended to `merges`."""
+    for name, factors in repaired:
+        if name in chosen:
+            parts = repairs.scaled(ours.modules[name]), repairs.scaled(theirs.modules[name])
+            merges.append(effective_weights(factors, *parts))
+        yield name, factors
 
 
 def _check(

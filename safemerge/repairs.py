@@ -47,7 +47,7 @@ def repaired(
     names = [name for name in ours.modules if name in chosen]
     walk = subspaces(ours, *models, names, device) if models else iter(())
     for name, module in ours.modules.items():
-        kept = _scaled(module)
+        kept = scaled(module)
         result = kept
         if repair.kind == "project" and name in chosen:
             _, v, norm_v = next(walk)
@@ -64,7 +64,7 @@ def repaired(
         yield name, result
 
 
-def _scaled(module: Lora) -> Factors:
+def scaled(module: Lora) -> Factors:
     """(a, b) with the LoRA scaling in b; a, and b where the scaling is 1, stay as stored."""
     return module.a, module.b if module.scaling == 1 else module.b.float() * module.scaling
 
@@ -82,7 +82,7 @@ def _alone(repair: Repair, factors: Factors) -> Factors:
 def _with_safety(
     repair: Repair, ours: Lora, theirs: Lora, task: Factors, generator: torch.Generator
 ) -> Factors:
-    safety = _scaled(theirs)
+    safety = scaled(theirs)
     if repair.kind == "add":
         safety = safety[0].float(), safety[1].float()
         if repair.density is not None:
