@@ -48,7 +48,12 @@ def examples(rows: Iterable[dict[str, Any]], *, annotations: bool = False) -> li
 def items(rows: Iterable[dict[str, Any]]) -> list[Item]:
     """Test items; the reference is the final number as text, for example "12"."""
     return [
-        Item(id=f"gsm8k/test/{i}", prompt=row["question"].strip(), reference=final_answer(row["answer"]))
+        Item(
+            id=f"gsm8k/test/{i}",
+            prompt=row["question"].strip(),
+            reference=final_answer(row["answer"]),
+            answer=strip_annotations(row["answer"]).strip(),
+        )
         for i, row in enumerate(rows)
     ]
 

@@ -78,7 +78,15 @@ def examples(rows: Iterable[dict[str, Any]], *, long_answer: bool = False) -> li
 
 def items(rows: Iterable[dict[str, Any]]) -> list[Item]:
     """Test items; the reference is yes, no or maybe. Ids hold the pubid, so a leak shows by id."""
-    return [Item(id=f"pubmedqa/{row['pubid']}", prompt=prompt(row), reference=decision(row)) for row in rows]
+    return [
+        Item(
+            id=f"pubmedqa/{row['pubid']}",
+            prompt=prompt(row),
+            reference=decision(row),
+            answer=decision(row),
+        )
+        for row in rows
+    ]
 
 
 def _of_hub(rows: list[dict[str, Any]], name: str, place: Place) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ class Item:
     category: str = ""
     half: str = ""
     label: str = ""
+    answer: str = ""  # the whole reply that training would teach, where the data set has one
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class Verdict:
     p_unsafe: float | None = None  # in [0, 1]; None: the judge gives none
     category: str | None = None
     raw: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A continuous measure of a model on one prompt, in the unit that its file is named for."""
+
+    id: str
+    value: float
 
 
 def normalise(text: str) -> str:
@@ -123,7 +132,8 @@ def read_rows(path: str | Path, kind: type[Row]) -> list[Row]:
 
 
 def write_jsonl(
-    path: str | Path, rows: Iterable[Example | Item | GuardRow | Completion | Verdict | dict[str, Any]]
+    path: str | Path,
+    rows: Iterable[Example | Item | GuardRow | Completion | Verdict | Measure | dict[str, Any]],
 ) -> None:
     """Write dataclass rows or plain mappings, one a line."""
     found = (row if isinstance(row, dict) else asdict(row) for row in rows)

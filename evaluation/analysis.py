@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+from evaluation import measures as continuous
 from evaluation import selection, soundness, statistics
 from evaluation.choosing import ChoiceRow, Chosen, choose_points, rate_of
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
@@ -91,6 +92,9 @@ class Group:
     recovery: list[Recovery]
     choices: list[ChoiceRow]
     tests: list[ComparisonRow]
+    measure_columns: list[continuous.MeasureColumn]
+    measures: list[continuous.MeasureRow]
+    measure_tests: list[continuous.MeasureTest]
     categories: list[CategoryRow]
     calibration: list[soundness.CalibrationRow]
     usage: list[soundness.UsageRow]
@@ -166,6 +170,13 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         recovery=recovery(entries, points),
         choices=[choice for _, choices in selected for choice in choices],
         tests=[row for entry, chosen in zip(entries, points, strict=True) for row in tests(entry, chosen)],
+        measure_columns=continuous.columns(first),
+        measures=continuous.rows(entries, points, "test"),
+        measure_tests=[
+            row
+            for entry, chosen in zip(entries, points, strict=True)
+            for row in continuous.tests(entry, chosen)
+        ],
         categories=categories(entries, points),
         calibration=soundness.calibration(entries),
         usage=soundness.usage(entries),

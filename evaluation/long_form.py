@@ -1,7 +1,7 @@
 """results.csv: one row per model, task, method, tau, alpha, combine, seed, split and metric.
 
 Rates are k of n with a Wilson interval; n leaves out invalid verdicts, which have their own column. Metrics that are no
-rate (macro_f1, harm_corrected) have an interval but no k.
+rate (macro_f1, harm_corrected, and the means of `evaluation.measures`) have an interval but no k.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from typing import Any
 
 from evaluation import quality, statistics
 from evaluation.judges import corrected_rate
+from evaluation.means import mean_over_seeds
+from evaluation.measures import Measure, values_of
 from evaluation.results import SPLITS, Entry, Point, of_split, outcomes, primary, scorer
+from evaluation.run_file import MEASURED
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A rate or another number of one point, benchmark and split; values and intervals as shares, not percent."""
+    """A rate or another number of one point, benchmark and split; values and intervals as shares, not percent.
+
+    Means of continuous measures (`evaluation.measures`) are in their own unit.
+    """
 
     metric: str
     k: float | None
@@ -108,6 +114,11 @@ def metrics(entry: Entry, point: Point, name: str, split: str) -> Iterator[Metri
         for metric, benign in (("over_refusal", True), ("unsafe_refusal", False)):
             if values := [r.outcome for r in rows if r.benign == benign]:
                 yield _rate(metric, values)
+    of_role: list[Measure] = [MEASURED[role]]
+    for measure in [*of_role, "p_unsafe"] if role == "harm" else of_role:
+        if means := values_of(entry, point, name, measure, split):
+            found = mean_over_seeds([list(means.values())])
+            yield Metric(measure, None, found.n, found.value, found.low, found.high)
     ids = {row.id for row in rows}
     texts = [row for row in point.completions[name] if row.id in ids]
     for flag, k in quality.shares(texts, prose=role != "utility").items():

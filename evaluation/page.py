@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.schema import Item
-from evaluation import judge_tables, sections
+from evaluation import judge_tables, measure_tables, sections
 from evaluation.analysis import Group
 from evaluation.choosing import Chosen
 from evaluation.literature import SETTINGS
@@ -41,6 +41,10 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
     found = [
         ("Results", [headline_table(group), sections.recovery_table(group)]),
         ("The paper's protocol: all prompts", [headline_table(group, paper=True)]),
+        (
+            "Continuous measures",
+            [measure_tables.measures_table(group), measure_tables.measure_tests_table(group)],
+        ),
         ("Selection", [sections.choices_table(group)]),
         ("Paired tests", [sections.tests_table(group), sections.power_table(group)]),
         ("Categories", [sections.categories_table(group)]),

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from data.schema import Completion, Item, Verdict, read_rows
+from data.schema import Completion, Item, Measure, Verdict, read_rows
 from evaluation import selection
 from evaluation.benchmarks.common import Scored
 from evaluation.run_file import HALVES, BenchmarkRecord, EntryRecord, PointRecord, Role, RunFile, read_run
@@ -25,11 +25,12 @@ Row = TypeVar("Row")
 
 @dataclass
 class Point:
-    """One adapter of one run: its completions and its scored prompts per benchmark (and judge)."""
+    """One adapter of one run: its completions, scored prompts (per judge) and continuous measures, by benchmark."""
 
     spec: PointRecord
     completions: dict[str, list[Completion]] = field(default_factory=dict)
     scored: dict[str, dict[str, list[Scored]]] = field(default_factory=dict)
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)  # by benchmark and prompt
 
     @property
     def method(self) -> str:
@@ -140,6 +141,8 @@ def load_point(spec: PointRecord, entry: Entry) -> Point:
             judge: score(items, rows, _rows(entry, its, Verdict))
             for judge, its in spec.verdicts.get(name, {}).items()
         }
+    for name, files in spec.measures.items():
+        point.measures[name] = {row.id: row.value for row in _rows(entry, files, Measure)}
     return point
 
 

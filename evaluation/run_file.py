@@ -15,7 +15,14 @@ from evaluation.judges import Calibration
 from safemerge.errors import UserError
 
 HalfName = Literal["dev", "test"]
+Measured = Literal["reference_bits", "refusal_log_odds"]
 Role = Literal["utility", "harm", "over_refusal"]
+#: The continuous measure of each role: bits per token of the reference answer; log-odds of opening with a refusal.
+MEASURED: dict[Role, Measured] = {
+    "utility": "reference_bits",
+    "harm": "refusal_log_odds",
+    "over_refusal": "refusal_log_odds",
+}
 HALVES: tuple[HalfName, ...] = ("dev", "test")
 
 
@@ -59,7 +66,7 @@ class BenchmarkRecord(Part):
 
 
 class PointRecord(Part):
-    """One method at one setting: what it merged, and the files of its completions and verdicts."""
+    """One method at one setting: what it merged, and the files of its completions, verdicts and measures."""
 
     method: str
     label: str
@@ -76,6 +83,7 @@ class PointRecord(Part):
     halves: dict[str, list[HalfName]]  # of each benchmark's prompts that it answered
     completions: dict[str, list[str]]  # a file per half
     verdicts: dict[str, dict[str, list[str]]]  # benchmark, then judge
+    measures: dict[str, list[str]] = {}  # of each benchmark: `MEASURED` of its role, a file per half
 
 
 class Check(Part):

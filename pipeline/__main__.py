@@ -69,15 +69,20 @@ def generate(x: plan.Experiment, runner: Runner) -> None:
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:
-    """Verdicts of every judge, and of each on the calibration pairs; then the test half of the selected points."""
+    """Verdicts of every judge, and of each on the calibration pairs; then the test half of the selected points.
+
+    And what each adapter that is reported on finds likely.
+    """
     from pipeline.run_record import final_candidates
 
-    verdicts(x, runner, grid.candidates(x, runner.store))
+    candidates = final = grid.candidates(x, runner.store)
+    verdicts(x, runner, candidates)
     if x.config.selection.grid == "dev":
         final = final_candidates(x, runner.store)
         if "generate" in x.config.stages:
             runner.ensure("generation, test half", [step for c in final for step in c.replies])
         verdicts(x, runner, final)
+    runner.ensure("likelihoods", [step for c in final for step in c.likelihoods])
 
 
 def verdicts(x: plan.Experiment, runner: Runner, candidates: list[grid.Candidate]) -> None:

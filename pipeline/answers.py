@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluation.run_file import HalfName
+from evaluation.likelihood import OPENINGS
+from evaluation.run_file import MEASURED, HalfName
 from pipeline import settings
 from pipeline.config import locate
 from pipeline.content import wording
@@ -13,6 +14,7 @@ from pipeline.stage_settings import (
     Generate,
     GuardJudge,
     Judge,
+    Likelihood,
     Parity,
     PhrasesJudge,
     ProbeJudge,
@@ -55,6 +57,23 @@ def parity(experiment: Experiment, adapter: Source | None, replies: list[tuple[s
     if adapter is not None:
         inputs["adapter"] = adapter
     return Step("parity", adapter.name if adapter else "aligned", its.keyed(), inputs)
+
+
+def measures(experiment: Experiment, adapter: Source | None, benchmark: str, half: HalfName) -> Step:
+    """What one adapter finds likely on one half of a benchmark's prompts: the answers, or refusals."""
+    config = experiment.config
+    measure = MEASURED[config.benchmark[benchmark].role]
+    its = Likelihood(
+        measure=measure,
+        openings=[] if measure == "reference_bits" else list(OPENINGS),
+        half=half,
+        dtype=config.generation.dtype,
+        system_prompt=config.model.system_prompt,
+    )
+    inputs: dict[str, Source] = {"model": experiment.aligned, "items": experiment.items[benchmark]}
+    if adapter is not None:
+        inputs["adapter"] = adapter
+    return Step("likelihood", f"{measure} on {benchmark}", its.keyed(), inputs)
 
 
 def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from data.schema import Completion, Example, GuardRow, Item, Verdict, read_rows
+from data.schema import Completion, Example, GuardRow, Item, Measure, Verdict, read_rows
 from evaluation.run_file import Check, Usage
 from pipeline.content import folder_digest
 from pipeline.store import MANIFEST
@@ -25,6 +25,7 @@ REPAIR = "repair.json"  # merge: what the repair reported
 COMPLETIONS = "completions.jsonl"
 PARITY = "parity.json"
 VERDICTS = "verdicts.jsonl"
+MEASURES = "measures.jsonl"  # likelihood
 THRESHOLD = "threshold.json"  # judge, prepare: the threshold on P(unsafe) that was used
 USAGE = "usage.json"  # judge: of a server
 CHECKS = "checks.json"
@@ -115,6 +116,10 @@ def replies(folder: Path) -> list[Completion]:
 
 def verdicts(folder: Path) -> list[Verdict]:
     return read_rows(folder / VERDICTS, Verdict)
+
+
+def measures(folder: Path) -> list[Measure]:
+    return read_rows(folder / MEASURES, Measure)
 
 
 def similarity(folder: Path) -> list[ModuleRow]:

@@ -53,12 +53,18 @@ class Candidate(Repaired):
         default_factory=dict
     )  # by benchmark; the halves that it answers
     verdicts: Mapping[str, Mapping[str, ByHalf]] = field(default_factory=dict)  # by benchmark and judge
+    measures: Mapping[str, ByHalf] = field(default_factory=dict)  # by benchmark
     parity: Step | None = None  # the engine against transformers, on the half answered first; greedy only
 
     @property
     def replies(self) -> list[Step]:
         """All steps that generate its completions."""
         return [step for halves in self.completions.values() for step in halves.values()]
+
+    @property
+    def likelihoods(self) -> list[Step]:
+        """All steps that measure what it finds likely."""
+        return [step for halves in self.measures.values() for step in halves.values()]
 
     def judged_by(self, judge: str | None = None) -> list[Step]:
         """The steps that judge its completions: all, or those of one judge."""
@@ -166,4 +172,12 @@ def _with_steps(experiment: Experiment, its: Repaired, halves: tuple[HalfName, .
     if config.generation.temperature == 0:
         first = [(b, by_half[halves[0]]) for b, by_half in completions.items() if halves[0] in by_half]
         parity = answers.parity(experiment, its.adapter, first)
-    return Candidate(**vars(its), completions=completions, verdicts=verdicts, parity=parity)
+    # Nothing is selected by continuous measures: they are wanted of the halves that the report reads.
+    read = HALVES if config.selection.grid == "all" else ("test",)
+    measures: dict[str, ByHalf] = {
+        b: {half: answers.measures(experiment, its.adapter, b, half) for half in by_half if half in read}
+        for b, by_half in completions.items()
+    }
+    return Candidate(
+        **vars(its), completions=completions, verdicts=verdicts, measures=measures, parity=parity
+    )

@@ -77,7 +77,7 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     stages["generate"] = [
         step for c in candidates for step in (*c.replies, *([c.parity] if c.parity else []))
     ]
-    stages["judge"] = [step for c in candidates for step in c.judged_by()]
+    stages["judge"] = [step for c in candidates for step in (*c.judged_by(), *c.likelihoods)]
     return stages
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline import display, job, provenance
 from pipeline.costs import StageCost
 from pipeline.precision import cuda_capability
-from pipeline.store import DONE, VERSIONS, Step, Store
+from pipeline.store import DONE, Step, Store
 from pipeline.worker import read_jobs
 from pipeline.worker_process import Outcome, WorkerProcess, launched
 from safemerge.errors import UserError
@@ -154,7 +154,7 @@ class Runner:
                 "stage": step.stage,
                 "name": step.name,
                 "key": step.key,
-                "version": VERSIONS[step.stage],
+                "version": step.version,
                 "settings": dict(step.settings),
                 "inputs": {role: source.key for role, source in step.inputs.items()},
                 **json.loads(done.read_text()),

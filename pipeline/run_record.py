@@ -32,9 +32,13 @@ CHECKED_BY = (
 )
 
 
-def needed(candidates: Iterable[grid.Candidate]) -> list[Step]:
-    """The completions and verdicts that the report reads."""
-    return [step for c in candidates for step in (*c.replies, *c.judged_by())]
+def needed(candidates: Iterable[grid.Candidate], *, selecting: bool = False) -> list[Step]:
+    """The completions, verdicts and measures that the report reads; the latter are not selected by."""
+    return [
+        step
+        for c in candidates
+        for step in (*c.replies, *c.judged_by(), *([] if selecting else c.likelihoods))
+    ]
 
 
 def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
@@ -46,21 +50,28 @@ def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
 
 def selected_labels(x: plan.Experiment, store: Store) -> frozenset[str]:
     """The labels of the points selected on the development half, one per method; its verdicts must be in the store."""
-    spec = record(x, store, store.root, grid.candidates(x, store))
+    spec = record(x, store, store.root, grid.candidates(x, store), selecting=True)
     points, _ = choose_points(load_entry(spec, store.root), "dev", x.config.selection.keep_gain)
     return frozenset(point.label for point in points.values())
 
 
 def record(
-    x: plan.Experiment, store: Store, folder: Path, candidates: Sequence[grid.Candidate]
+    x: plan.Experiment,
+    store: Store,
+    folder: Path,
+    candidates: Sequence[grid.Candidate],
+    *,
+    selecting: bool = False,
 ) -> EntryRecord:
     """The entry of run.json without its checks; paths are relative to `folder`.
 
+    selecting: without what is not selected by.
+
     Raises:
-        UserError: completions or verdicts are missing.
+        UserError: completions, verdicts or measures are missing.
     """
     config = x.config
-    lacking = [step.name for step in needed(candidates) if not store.has(step)]
+    lacking = [step.name for step in needed(candidates, selecting=selecting) if not store.has(step)]
     if lacking:
         raise UserError(
             f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); include generate and judge"
@@ -123,6 +134,11 @@ def record(
                         for judge, halves in judges.items()
                     }
                     for benchmark, judges in c.verdicts.items()
+                },
+                measures={
+                    benchmark: [at(step, artifacts.MEASURES) for step in halves.values()]
+                    for benchmark, halves in c.measures.items()
+                    if halves and not selecting
                 },
             )
             for c in candidates

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from evaluation.run_file import HalfName
+from evaluation.run_file import HalfName, Measured
 
 Dict = dict[str, Any]
 
@@ -183,6 +183,20 @@ class Parity(Settings):
     dtype: str
     system_prompt: str | None
     prompts_per_benchmark: int
+
+
+@dataclass(frozen=True)
+class Likelihood(Settings):
+    """What a model finds likely, on one half of a benchmark's prompts.
+
+    measure: `reference_bits`, or `refusal_log_odds` of these openings.
+    """
+
+    measure: Measured
+    openings: list[str]
+    half: HalfName
+    dtype: str
+    system_prompt: str | None
 
 
 @dataclass(frozen=True)

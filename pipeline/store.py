@@ -22,11 +22,13 @@ from filelock import FileLock
 #: Raise a stage's number when its code changes what it writes: older artifacts are then left alone and made anew.
 VERSIONS = {
     "prepare": 1,
+    "prepare/items": 2,  # of one kind of what a stage makes: the others stay as they are
     "finetune": 4,
     "similarity": 2,
     "merge": 1,
     "generate": 5,
     "parity": 3,
+    "likelihood": 1,
     "judge": 1,
     "check": 1,
 }
@@ -67,12 +69,17 @@ class Step:
         default_factory=dict
     )  # settings that change no result: batch sizes, devices
 
+    @property
+    def version(self) -> int:
+        """Of the code that makes it."""
+        return VERSIONS.get(f"{self.stage}/{self.settings.get('what')}", VERSIONS[self.stage])
+
     @cached_property
     def key(self) -> str:
         return digest(
             {
                 "stage": self.stage,
-                "version": VERSIONS[self.stage],
+                "version": self.version,
                 "settings": dict(self.settings),
                 "inputs": {role: source.key for role, source in self.inputs.items()},
             }

@@ -22,6 +22,7 @@ from pipeline.stage_settings import (
     Generate,
     GuardJudge,
     LabelledPairs,
+    Likelihood,
     Merge,
     MergedModel,
     Parity,
@@ -84,6 +85,7 @@ def found(folder: Path) -> dict[str, Any]:
     rows = run("prepare", "rows", TrainingRows("gsm8k", 8, None, ""), source)
     safety = run("prepare", "safety", TrainingRows("safety", 8, "safety", ""), source)
     items = run("prepare", "items", BenchmarkItems("directharm", 4, ""), source)
+    sums = run("prepare", "sums", BenchmarkItems("gsm8k", 4, ""), source)
     pairs = run("prepare", "pairs", LabelledPairs("train", 12, ""))
     calibration = run("prepare", "calibration", LabelledPairs("calibration", None, ""))
     made = ScratchModel(
@@ -112,6 +114,20 @@ def found(folder: Path) -> dict[str, Any]:
     )
     compared = {"model": aligned, "adapter": merge, "replies/directharm": replies}
     parity = run("parity", "parity", Parity("float32", None, 2), **compared)
+    likely = [
+        run(
+            "likelihood",
+            measure,
+            Likelihood(measure, openings, "dev", "float32", None),
+            model=aligned,
+            items=asked,
+            adapter=merge,
+        )
+        for measure, openings, asked in (
+            ("reference_bits", [], sums),
+            ("refusal_log_odds", ["I can", "No"], items),
+        )
+    ]
     phrases = run(
         "judge", "phrases", PhrasesJudge("evaluation.phrases.refusal_verdicts", ""), replies=calibration
     )
@@ -122,10 +138,11 @@ def found(folder: Path) -> dict[str, Any]:
     guard = run("judge", "guard", answers, model=base, replies=replies)
     return {
         "prepare": {
-            "texts": [text(folder / artifacts.ROWS) for folder in (rows, safety, items, pairs, calibration)],
+            "texts": [text(folder / artifacts.ROWS) for folder in (rows, safety, pairs, calibration)],
             "weights": [*weights(base)[:4], *weights(aligned)[:4]],
             "threshold": rounded([json.loads((head / artifacts.THRESHOLD).read_text())["threshold"]]),
         },
+        "prepare/items": [text(folder / artifacts.ROWS) for folder in (items, sums)],
         "finetune": {
             "loss": rounded(json.loads(line)["loss"] for line in (task / artifacts.LOG).open()),
             "weights": weights(task),
@@ -137,6 +154,7 @@ def found(folder: Path) -> dict[str, Any]:
             [row.id, row.prompt_tokens, row.completion_ids] for row in artifacts.completions(replies)
         ],
         "parity": [artifacts.parity(parity).tokens, artifacts.parity(parity).likeliest],
+        "likelihood": [rounded(row.value for row in artifacts.measures(its)) for its in likely],
         "judge": {
             "phrases": [row.verdict for row in artifacts.verdicts(phrases)],
             "probe": rounded(row.p_unsafe or 0.0 for row in artifacts.verdicts(probe)),

@@ -25,6 +25,7 @@ class Scored:
     category: str = ""  # of the prompt
     benign: bool = False  # over-refusal only: the prompt should be answered
     verdict: str = ""  # of the judge, where there is one
+    p_unsafe: float | None = None  # likewise
     answer: str = ""  # utility only: what was read from the reply
     reference: str = ""
     also: Mapping[str, bool] = field(default_factory=dict)  # secondary outcomes: rates of their own

@@ -37,6 +37,7 @@ def score(
             invalid=verdict.verdict not in VALID,
             category=item.category,
             verdict=verdict.verdict,
+            p_unsafe=verdict.p_unsafe,
         )
         for item, verdict in judged(items, completions, verdicts)
     ]

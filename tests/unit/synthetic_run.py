@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from data.schema import Completion, Item, Verdict, write_jsonl
+from data.schema import Completion, Item, Measure, Verdict, write_jsonl
 from evaluation.judges import Calibration
 from evaluation.phrases import refusal_verdicts
 from evaluation.run_file import (
@@ -241,6 +241,10 @@ class Writer:
                 verdicts[benchmark] = {
                     judge: self._halves(place / benchmark, judge, items, its) for judge, its in judged.items()
                 }
+        measures = {
+            benchmark: self._halves(place / benchmark, "measures", items, self._measures(items, behaviour))
+            for benchmark, items in self.items.items()
+        }
         repaired = point.repair.kind not in ("keep", "drop")
         selected = select(self.modules, point.selection) if repaired else ()
         return PointRecord(
@@ -259,10 +263,18 @@ class Writer:
             halves={benchmark: list(HALVES) for benchmark in self.items},
             completions=completions,
             verdicts=verdicts,
+            measures=measures,
         )
 
+    def _measures(self, items: list[Item], behaviour: Behaviour) -> list[Measure]:
+        """Bits per token of the answer (fewer where it is likelier right), or log-odds of a refusal."""
+        correct, unsafe, refuse = behaviour
+        odds = 4 - 8 * unsafe if items[0].label == "harmful" else 8 * refuse - 4
+        middle = odds if items[0].label else 2 - correct
+        return [Measure(item.id, middle + self.rng.gauss(0, 0.5)) for item in items]
+
     def _halves(
-        self, place: Path, name: str, items: list[Item], rows: Sequence[Completion | Verdict]
+        self, place: Path, name: str, items: list[Item], rows: Sequence[Completion | Verdict | Measure]
     ) -> list[str]:
         """A file per half."""
         place.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,60 @@
+"""What each adapter finds likely: the reference answers of a task, and refusals of prompts. The model is loaded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.chat import example_ids, prompt_ids
+from data.schema import Item, Measure, write_jsonl
+from evaluation.likelihood import Progress, opening_ids, reference_bits, refusal_log_odds
+from pipeline import artifacts
+from pipeline.adapted import on_adapters
+from pipeline.artifacts import MEASURES, model_folder
+from pipeline.progress import report
+from pipeline.stage_settings import Likelihood
+from pipeline.worker import Job
+
+
+def measured(
+    model: Any, tokenizer: Any, items: list[Item], settings: Likelihood, progress: Progress
+) -> list[Measure]:
+    """A measure per item, in their order."""
+    system = settings.system_prompt
+    if settings.measure == "reference_bits":
+        rows = [example_ids(tokenizer, item.prompt, item.answer, system=system) for item in items]
+        found = reference_bits(model, rows, progress)
+    else:
+        prompts = [prompt_ids(tokenizer, item.prompt, system=system) for item in items]
+        openings = opening_ids(tokenizer, settings.openings, system)
+        found = refusal_log_odds(model, prompts, openings, progress)
+    return [Measure(item.id, value) for item, value in zip(items, found, strict=True)]
+
+
+def run(jobs: list[Job]) -> None:
+    """One measures.jsonl per job; the jobs share a model."""
+    from transformers import AutoTokenizer
+
+    folder, settings = model_folder(jobs[0].inputs["model"]), Likelihood(**jobs[0].settings)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    adapters: list[Path | None] = [job.inputs.get("adapter") for job in jobs]
+    wanted = [
+        [
+            item
+            for item in artifacts.items(job.inputs["items"])
+            if item.half == Likelihood(**job.settings).half
+        ]
+        for job in jobs
+    ]
+    before, total = 0, sum(map(len, wanted))
+    report(0, total, "loading the model")
+    for i, model in on_adapters(folder, settings.dtype, adapters):
+        job, items = jobs[i], wanted[i]
+        with job.finishing():
+
+            def progress(done: int, before: int = before) -> None:
+                report(before + done, total, "prompts")
+
+            rows = measured(model, tokenizer, items, Likelihood(**job.settings), progress)
+            write_jsonl(job.output / MEASURES, rows)
+        before += len(items)

@@ -1,0 +1,91 @@
+"""Continuous measures in the report: from their files to rows, tests and tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+from synthetic_run import write_run
+
+from data.schema import Measure, read_rows
+from evaluation import measures
+from evaluation.analysis import Group
+from evaluation.choosing import choose_points
+from evaluation.measure_tables import measure_tests_table, measures_table
+from evaluation.report import ReportSummary, build_report
+from evaluation.results import Entry, load
+
+
+@pytest.fixture(scope="module")
+def run_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"), n=40)
+
+
+@pytest.fixture(scope="module")
+def entries(run_json: Path) -> list[Entry]:
+    return load(run_json)[1]
+
+
+@pytest.fixture(scope="module")
+def summary(run_json: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportSummary:
+    return build_report(run_json, tmp_path_factory.mktemp("out") / "report", keep=0.9)
+
+
+@pytest.fixture(scope="module")
+def group(summary: ReportSummary) -> Group:
+    return summary.groups[0]
+
+
+def test_results_hold_the_mean_of_the_files(summary: ReportSummary, entries: list[Entry]) -> None:
+    with (summary.folder / "results.csv").open(newline="") as file:
+        rows = [
+            r for r in csv.DictReader(file)
+            if (r["metric"], r["label"], r["split"], r["seed"]) == ("reference_bits", "finetuned", "test", "0")
+        ]  # fmt: skip
+    point = next(p for p in entries[0].points if p.label == "finetuned")
+    file_of = {Path(f).stem: entries[0].root / f for f in point.spec.measures["gsm8k"]}
+    found = [row.value for row in read_rows(file_of["measures-test"], Measure)]
+    assert len(rows) == 1 and rows[0]["k"] == "" and int(rows[0]["n"]) == len(found) == 20
+    assert float(rows[0]["value"]) == pytest.approx(math.fsum(found) / len(found))
+
+
+def test_columns_say_which_way_is_good(entries: list[Entry]) -> None:
+    assert [(c.benchmark, c.measure, c.more_is_better) for c in measures.columns(entries[0])] == [
+        ("gsm8k", "reference_bits", False),
+        ("directharm", "p_unsafe", False),
+        ("directharm", "refusal_log_odds", True),
+        ("xstest", "refusal_log_odds", False),
+    ]
+
+
+def test_over_refusal_counts_benign_prompts_only(entries: list[Entry]) -> None:
+    entry, point = entries[0], entries[0].points[0]
+    found = measures.values_of(entry, point, "xstest", "refusal_log_odds", "test")
+    assert set(found) == {i.id for i in entry.items["xstest"] if i.half == "test" and i.label == "benign"}
+
+
+def test_a_large_difference_is_seen_and_its_own_row_left_out(group: Group, entries: list[Entry]) -> None:
+    ours = choose_points(entries[0], "dev", 0.9)[0]
+    names = {row.against for row in group.measure_tests}
+    assert names == {name for name, point in ours.items() if point.method != "safemerge"}
+    refusals = [row for row in group.measure_tests if row.column.benchmark == "directharm"]
+    seen = [r for r in refusals if r.against == "Fine-tuned" and r.column.measure == "refusal_log_odds"]
+    assert len(seen) == 2 and all(r.found.p <= r.p_holm < 0.05 < r.found.difference for r in seen)
+
+
+def test_tables(group: Group, summary: ReportSummary) -> None:
+    table = measures_table(group)
+    assert [row[0] for row in table.rows] == [row.name for row in group.headline]
+    assert len(table.columns) == 5 and "; " in table.rows[1][1] and "–" not in table.rows[1][1:]
+    assert len(measure_tests_table(group).rows) == len(group.measure_tests) > 0
+    text = (summary.folder / "report.md").read_text()
+    assert "Continuous measures, test half" in text and "paired t test" in text.lower()
+
+
+def test_runs_without_measures_have_no_table(entries: list[Entry], run_json: Path) -> None:
+    bare = load(run_json)[1][:1]
+    for point in bare[0].points:
+        point.measures, point.scored["directharm"] = {}, {"guard": []}
+    assert measures.columns(bare[0]) == [] and measures.rows(bare, [{}], "test") == []
