@@ -93,6 +93,7 @@ class Group:
     tests: list[ComparisonRow]
     categories: list[CategoryRow]
     calibration: list[soundness.CalibrationRow]
+    rules: list[soundness.RuleRow]
     usage: list[soundness.UsageRow]
     agreement: list[soundness.AgreementRow]
     checks: list[soundness.CheckRow]
@@ -168,6 +169,7 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         tests=[row for entry, chosen in zip(entries, points, strict=True) for row in tests(entry, chosen)],
         categories=categories(entries, points),
         calibration=soundness.calibration(entries),
+        rules=soundness.rules(entries),
         usage=soundness.usage(entries),
         agreement=soundness.agreements(entries),
         checks=soundness.checks(entries),
