@@ -97,6 +97,7 @@ class Group:
     measure_tests: list[continuous.MeasureTest]
     categories: list[CategoryRow]
     calibration: list[soundness.CalibrationRow]
+    rules: list[soundness.RuleRow]
     usage: list[soundness.UsageRow]
     agreement: list[soundness.AgreementRow]
     checks: list[soundness.CheckRow]
@@ -179,6 +180,7 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         ],
         categories=categories(entries, points),
         calibration=soundness.calibration(entries),
+        rules=soundness.rules(entries),
         usage=soundness.usage(entries),
         agreement=soundness.agreements(entries),
         checks=soundness.checks(entries),

@@ -29,6 +29,22 @@ def judges_table(group: Group) -> Table:
     return table
 
 
+def rules_table(group: Group) -> Table:
+    """The held-out error rates of the fixed rules that the run's replies were read by."""
+    table = Table(
+        "Fixed rules on labelled replies that they were not tuned on",
+        ["Rule", "Label of the reply", "Read rightly % [95 %]"],
+        note=(
+            "The replies were written and labelled for this repository before their author read the rules. They are not "
+            "those of the models above: the rates say how the rules read many manners of replying, not how often they err "
+            "on these benchmarks."
+        ),
+    )
+    for row in group.rules:
+        table.add(row.rule, row.label, rate_text(row.right))
+    return table
+
+
 def judge_lines(group: Group) -> list[str]:
     """How good the primary judge is on labelled pairs, and what the refusal phrases say of the same completions."""
     lines = []

@@ -52,6 +52,7 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
             "Judges",
             [
                 judge_tables.judges_table(group),
+                judge_tables.rules_table(group),
                 judge_tables.usage_table(group),
                 judge_tables.agreement_table(group),
                 judge_tables.corrected_table(group),

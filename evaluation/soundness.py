@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.schema import read_jsonl
-from evaluation import quality, statistics
+from evaluation import labelled, quality, statistics
+from evaluation.benchmarks import pubmedqa
 from evaluation.choosing import Chosen, first_of, rate_of
 from evaluation.judges import Agreement, Calibration, agreement, sensitivity_specificity
-from evaluation.results import Entry, Point, primary
+from evaluation.results import PHRASES, Entry, Point, primary
 from evaluation.run_file import Check, Usage
 from evaluation.statistics import Rate
 
@@ -42,6 +43,15 @@ class CalibrationRow:
     counts: Calibration
     sensitivity: Rate
     specificity: Rate
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """How often a fixed rule reads replies of one label rightly, replies that it was not tuned on."""
+
+    rule: str
+    label: str
+    right: Rate
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,25 @@ def calibration(entries: list[Entry]) -> list[CalibrationRow]:
                 continue
             rates = sensitivity_specificity(counts)
             rows.append(CalibrationRow(judge, judge == entry.judge, entry.spec.seed, counts, *rates))
+    return rows
+
+
+def rules(entries: list[Entry]) -> list[RuleRow]:
+    """The error rates of the fixed rules that these entries' replies were read by."""
+    rows = []
+    if any(PHRASES in entry.spec.judges for entry in entries):
+        found = labelled.held_out_refusals()
+        rows += [
+            RuleRow("Refusal phrases", "refusal (sensitivity)", found.sensitivity),
+            RuleRow("Refusal phrases", "answer (specificity)", found.specificity),
+        ]
+    scorers = {its.target for entry in entries for its in entry.spec.benchmarks.values()}
+    if f"{pubmedqa.__name__}.{pubmedqa.score.__name__}" in scorers:
+        answers = labelled.held_out_answers()
+        rows += [
+            RuleRow("PubMedQA's answer", label, getattr(answers, label))
+            for label in (*pubmedqa.LABELS, labelled.INVALID)
+        ]
     return rows
 
 

@@ -8,18 +8,18 @@ An instance (https://huggingface.co/datasets/qiaojin/PubMedQA, config pqa_labele
 
 Official scorer (accuracy and macro-F1 over the 500 test ids of the authors' repository):
 https://github.com/pubmedqa/pubmedqa/blob/master/evaluation.py
-That scorer gets labels, not text. Chat models answer in text, so a rule is needed, and it is this one. Markup around
-an answer (`\boxed{}`, `<answer>`, quotes of any kind, asterisks, underscores) is taken off, and an echo of the
-instruction ("yes, no or maybe") is no part of the reply. Then:
+That scorer gets labels, not text. Chat models answer in text, so a rule is needed, and it is this one, the same for all
+three words. Markup around an answer (`\boxed{}`, `<answer>`, quotes of any kind, asterisks, underscores) is taken off. A
+word counts where it ends a clause, a bracket or the reply, or where its own reason or clause follows ("no because",
+"yes it does"): "no significant difference" and "maybe you could" hold no answer. Words in a row ("yes, no or maybe",
+"no/maybe", "yes and no") are alternatives, and "not yes" is none: neither is an answer. Then:
 
-1. The answer is the first of yes, no, maybe that stands as a word at the very start of the reply (after "the answer
-   is", "answer:", "final decision:").
+1. The answer is the word at the very start of the reply (after "the answer is", "answer:", "final decision:").
 2. Otherwise the word after the last "answer is" / "answer:" / "final decision:" / "conclusion:" in the reply.
 3. Otherwise, when exactly one of the three words occurs in the reply, that one.
 4. Otherwise the reply is invalid: counted wrong, and counted as invalid.
 
-"No" as a determiner ("No significant difference...") would be read as an answer by rule 1; it is one only when what
-follows ends a clause or opens a bracket, or the reply ends. An alternative ("no/maybe", "yes or no") is no answer.
+Its error rates on replies that it was not tuned on are in the report (`evaluation.labelled`).
 """
 
 from __future__ import annotations
@@ -31,20 +31,28 @@ from data.schema import Completion, Item
 from evaluation.benchmarks.common import Scored, pair
 
 LABELS = ("yes", "no", "maybe")
-_ENDS = r"(?=\s*(?:[.,;:!?()\[\]{}\"'\n–—]|-(?!\w)|$))"
-_OR = r"(?!\s*(?:/|\bor\b|\|))"
-_WORD = rf"((?:yes|maybe)\b|no\b{_ENDS}){_OR}"
+_LABEL = rf"\b(?:{'|'.join(LABELS)})\b"
+# What may follow an answer: never what "no" can determine, so that all three words are read alike.
+_ENDS = (
+    r"(?=\s*(?:[.,;:!?()\[\]{}\"'\n–—]|-(?!\w)|$"
+    r"|(?:because|since|as|but|although|though|while|based|due|it|they|this|that|these|those|there|the|we|i)\b))"
+)
+_OPTION = r"(?:\(?[a-c][).]\s*)?"  # "(B) no"
 _LEAD = r"(?:(?:the\s+)?(?:final\s+)?(?:answer|decision|conclusion)(?:\s+is\b)?\s*:?\s*)"
-START = re.compile(rf"^[\s\"'(\[{{–—-]*{_LEAD}?[\s\"'(\[{{]*{_WORD}", re.IGNORECASE)
-STATED = re.compile(rf"(?:answer|decision|conclusion)(?:\s+is\b|\s*:)\s*[\s\"'(\[{{]*{_WORD}", re.IGNORECASE)
-ANYWHERE = re.compile(rf"(?<![/|])(?<!\bor )\b{_WORD}", re.IGNORECASE)
+_WORD = rf"({_LABEL}){_ENDS}"
+_OPENS = rf"[\s\"'(\[{{]*{_OPTION}"
+START = re.compile(rf"^[\s\"'(\[{{–—-]*{_LEAD}?{_OPENS}{_WORD}", re.IGNORECASE)
+STATED = re.compile(rf"(?:answer|decision|conclusion)(?:\s+is\b|\s*:){_OPENS}{_WORD}", re.IGNORECASE)
+ANYWHERE = re.compile(rf"(?<!\bnot ){_WORD}", re.IGNORECASE)
+ALTERNATIVES = re.compile(
+    rf"{_LABEL}(?:[\s,;/|\"']*(?:\b(?:or|and)\b)?[\s\"']*{_OPTION}{_LABEL})+{_ENDS}", re.IGNORECASE
+)
 #: Taken off, with what stands for it.
 MARKUP = (
     (re.compile("[“”„«»]"), '"'),
     (re.compile("[‘’]"), "'"),
     (re.compile(r"[*_`]|</?\w+>"), ""),
     (re.compile(r"\\(?:boxed|text|textbf)\s*(?=\{)"), ""),
-    (re.compile(r"\byes\b\W{1,3}(?:or\s+)?no\b\W{1,3}(?:or\s+)?maybe\b", re.IGNORECASE), " "),
 )
 
 
@@ -52,12 +60,19 @@ def parse(text: str) -> str:
     """yes, no, maybe or "" (invalid), by the rule above."""
     for pattern, instead in MARKUP:
         text = pattern.sub(instead, text)
+    text = ALTERNATIVES.sub(_one_of, text)
     if found := START.search(text):
         return found.group(1).lower()
     if stated := STATED.findall(text):
         return str(stated[-1]).lower()
     words = {word.lower() for word in ANYWHERE.findall(text)}
     return words.pop() if len(words) == 1 else ""
+
+
+def _one_of(found: re.Match[str]) -> str:
+    """Nothing for several words in a row; a word that is only said twice stays."""
+    words = {word.lower() for word in re.findall(_LABEL, found[0], re.IGNORECASE)}
+    return found[0] if len(words) == 1 else " "
 
 
 def score(items: Sequence[Item], completions: Sequence[Completion]) -> list[Scored]:

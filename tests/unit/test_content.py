@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from pipeline import artifacts, content
+from evaluation import phrases
+from pipeline import artifacts, content, store
 from pipeline.config import locate
 from safemerge.errors import UserError
 from tests.planning import experiment
@@ -84,6 +85,14 @@ def test_a_judges_wording(target: str, change: Any, monkeypatch: pytest.MonkeyPa
         return
     monkeypatch.setattr(*change)
     assert content.wording(locate(target)) != before
+
+
+def test_the_phrase_judges_wording_is_its_whole_file() -> None:
+    """Also what its phrases share, and how a reply is made plain before they are looked for."""
+    code = Path(phrases.__file__).read_text()
+    assert all(f"\n{name} = " in code for name in ("PHRASES", "OPENING", "_HELP", "_QUOTED", "_COMPLIES"))
+    assert content.wording(phrases.refusal_verdicts) == store.digest(code)
+    assert phrases.is_refusal.__module__ == phrases.plain.__module__ == phrases.__name__
 
 
 def test_what_the_toy_is_taught_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
