@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,10 @@ class GuardRow:
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's reply to one prompt. `finish_reason` is "stop" at EOS, "length" when cut at max_tokens."""
+    """A model's reply to one prompt, as the engine reports both.
+
+    `finish_reason` is "stop" at EOS, "length" when cut at max_tokens.
+    """
 
     id: str
     prompt: str
@@ -64,6 +68,8 @@ class Completion:
     completion_ids: list[int] = field(
         default_factory=list
     )  # the tokens written; others may spell the same text
+    logprob: float | None = None  # of these tokens after the prompt, summed (nats)
+    prompt_digest: str = ""  # `ids_digest` of the prompt's token ids that the engine worked on
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class Measure:
 
     id: str
     value: float
+
+
+def ids_digest(ids: Sequence[int]) -> str:
+    """A short hash of token ids."""
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:16]
 
 
 def normalise(text: str) -> str:

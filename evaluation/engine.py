@@ -6,6 +6,7 @@ Both take token ids (never strings) and give the same rows, so artifacts do not 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,13 +31,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to a request; `top` holds, per token, the likeliest tokens' text and log-probability (if asked for)."""
+    """The answer to a request.
+
+    `logprob` is that of the generated tokens, summed (nats), by the model alone: before temperature and top_p. `top` holds,
+    per token, the likeliest tokens' text and log-probability (if asked for).
+    """
 
     key: str
     text: str
     tokens: int
     finish_reason: str  # "stop" at EOS, "length" when cut
     ids: list[int] = field(default_factory=list)  # of the generated tokens; others may spell the same text
+    logprob: float = 0.0
+    prompt_ids: list[int] = field(default_factory=list)  # as the engine reports them
     pieces: list[str] = field(default_factory=list)
     top: list[dict[str, float]] = field(default_factory=list)
 
@@ -85,7 +92,9 @@ def generate(
         UserError: the backend is not installed, or a prompt does not fit the model.
     """
     if backend == "transformers":
-        yield from _transformers(
+        from evaluation import transformers_engine
+
+        yield from transformers_engine.generate(
             model, requests, dtype=dtype, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs
         )
         return
@@ -205,7 +214,7 @@ def _stream(
             top_p=top_p,
             seed=sampling_seed(seed, request) if temperature > 0 else None,
             max_tokens=request.max_tokens,
-            logprobs=logprobs,
+            logprobs=logprobs or 0,  # 0: of the written token only
             stop_token_ids=stops,
         )
         lora = None
@@ -217,82 +226,19 @@ def _stream(
             if not output.finished:
                 continue
             request, best = ordered[int(output.request_id)], output.outputs[0]
-            top = [
-                {lp.decoded_token or "": lp.logprob for lp in step.values()} for step in best.logprobs or []
-            ]
-            pieces = [
-                step[token].decoded_token or ""
-                for step, token in zip(best.logprobs or [], best.token_ids, strict=False)
-            ]
-            ids = list(best.token_ids)
-            yield Reply(request.key, best.text, len(ids), best.finish_reason or "length", ids, pieces, top)
-
-
-def _transformers(
-    model: str,
-    requests: list[Request],
-    *,
-    dtype: str,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    logprobs: int | None,
-) -> Iterator[Reply]:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bare = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
-    # Decoding comes from our config alone, not from the model's folder (a repetition penalty, say).
-    stops = stop_ids(model, tokenizer)
-    bare.generation_config = GenerationConfig(pad_token_id=pad, eos_token_id=stops)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if temperature > 0
-        else {"do_sample": False}
-    )
-    size = 1 if temperature > 0 else 16  # rows of a batch share one sampler
-    for adapter in sorted({r.adapter_key for r in requests}):
-        mine = sorted(
-            (r for r in requests if r.adapter_key == adapter), key=lambda r: (r.max_tokens, len(r.prompt_ids))
-        )
-        folder = mine[0].adapter
-        served = bare if folder is None else PeftModel.from_pretrained(bare, str(folder)).to(device).eval()
-        for start in range(0, len(mine), size):
-            batch = mine[start : start + size]
-            torch.manual_seed(sampling_seed(seed, batch[0]))
-            width = max(len(r.prompt_ids) for r in batch)
-            ids = torch.tensor(
-                [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in batch], device=device
+            ids, steps = list(best.token_ids), list(best.logprobs or [])
+            written = [step[token] for step, token in zip(steps, ids, strict=True)]
+            asked = logprobs is not None
+            yield Reply(
+                request.key,
+                best.text,
+                len(ids),
+                best.finish_reason or "length",
+                ids,
+                math.fsum(its.logprob for its in written),
+                list(output.prompt_token_ids or []),
+                [its.decoded_token or "" for its in written] if asked else [],
+                [{its.decoded_token or "": its.logprob for its in step.values()} for step in steps]
+                if asked
+                else [],
             )
-            mask = torch.tensor(
-                [[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in batch], device=device
-            )
-            with torch.inference_mode():
-                out = served.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    max_new_tokens=max(r.max_tokens for r in batch),
-                    return_dict_in_generate=True,
-                    output_logits=logprobs is not None,
-                    **sampling,
-                )
-            for row, request in enumerate(batch):
-                tokens = out.sequences[row, width:].tolist()[: request.max_tokens]
-                end = next((i for i, token in enumerate(tokens) if token in stops), None)
-                stopped = end is not None
-                tokens = tokens if end is None else tokens[: end + 1]
-                top: list[dict[str, float]] = []
-                for position in range(len(tokens) if logprobs is not None else 0):
-                    best = torch.log_softmax(out.logits[position][row].float(), -1).topk(logprobs or 1)
-                    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-                    top.append({tokenizer.decode([token]): value for token, value in pairs})
-                pieces = [tokenizer.decode([token]) for token in tokens]
-                text = tokenizer.decode(tokens, skip_special_tokens=True)
-                reason = "stop" if stopped else "length"
-                yield Reply(request.key, text, len(tokens), reason, tokens, pieces, top)
-        if folder is not None:
-            bare = served.unload()

@@ -65,6 +65,18 @@ class BenchmarkRecord(Part):
     items: str
 
 
+class EffectiveRecord(Part):
+    """What a merge amounts to (`safemerge.effective`): task dW_f + safety dW_s + rest, medians over the modules.
+
+    NaN where no module has one. rest: share of the merged update's norm. cosine_a: of the adapters' A.
+    """
+
+    task: float
+    safety: float
+    rest: float
+    cosine_a: float
+
+
 class PointRecord(Part):
     """One method at one setting: what it merged, and the files of its completions, verdicts and measures."""
 
@@ -80,6 +92,7 @@ class PointRecord(Part):
     modules: int = 0
     selected: list[str] = []
     adapter: str | None = None
+    effective: EffectiveRecord | None = None  # of a merge that is not exact
     halves: dict[str, list[HalfName]]  # of each benchmark's prompts that it answered
     completions: dict[str, list[str]]  # a file per half
     verdicts: dict[str, dict[str, list[str]]]  # benchmark, then judge

@@ -5,6 +5,7 @@ Together with `evaluation.analysis`, which holds the numbers themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +16,14 @@ from evaluation.benchmarks import pubmedqa
 from evaluation.choosing import Chosen, first_of, rate_of
 from evaluation.judges import Agreement, Calibration, agreement, sensitivity_specificity
 from evaluation.results import PHRASES, Entry, Point, primary
-from evaluation.run_file import Check, Usage
+from evaluation.run_file import Check, EffectiveRecord, Usage
 from evaluation.statistics import Rate
 
-#: What the released merge is, by how the seeds of the two roles were set.
+#: How the seeds of the two roles were set.
 SEEDS = {
-    "shared": (
-        "The LoRAs were trained from one seed and start from the same A, so the cross terms add up: the released merge "
-        "does not scale the task update down, and adds more of the safety update than 1−α."
-    ),
-    "apart": "The LoRAs were trained from different seeds and start from different A, so the cross terms are noise.",
-    "unknown": (
-        "LoRAs trained from one seed start from the same A, and the cross terms then add up: the released merge does not "
-        "scale the task update down, and adds more of the safety update than 1−α."
-    ),
+    "shared": "The task and the safety LoRA were trained from one seed, so they start from the same A. ",
+    "apart": "The task and the safety LoRA were trained from different seeds, so they start from different A. ",
+    "unknown": "",
 }
 OPPOSITE = 0.05  # of the prompts
 
@@ -220,8 +215,32 @@ def notes(entries: list[Entry]) -> list[str]:
             "Two arithmetics: *exact merge* is α·ΔW_task + (1−α)·ΔW_safety; *released merge* is what the authors' code "
             "does, PEFT's `linear`, which adds √α·A and √α·B of the adapters apart, so that cross terms come in. "
             + SEEDS[entries[0].spec.role_seeds]
+            + effective_text(entries)
         )
     return found + list(dict.fromkeys(entry.spec.note for entry in entries if entry.spec.note))
+
+
+def effective_text(entries: list[Entry]) -> str:
+    """What the released merges amount to, by alpha: means over seeds and points of the medians over modules."""
+    found: dict[float, list[EffectiveRecord]] = {}
+    for point in (point.spec for entry in entries for point in entry.points):
+        its = point.effective
+        if its and point.alpha is not None and point.combine == "peft_linear" and not math.isnan(its.task):
+            found.setdefault(point.alpha, []).append(its)
+    if not found:
+        return ""
+    said = [
+        f"α = {alpha:g}: {statistics.mean([r.task for r in rows]):.2f}·ΔW_task + "
+        f"{statistics.mean([r.safety for r in rows]):.2f}·ΔW_safety"
+        for alpha, rows in sorted(found.items())
+    ]
+    every = [its for rows in found.values() for its in rows]
+    rest, cosine = (statistics.mean([getattr(its, name) for its in every]) for name in ("rest", "cosine_a"))
+    alike = "" if math.isnan(cosine) else f"; the median cosine of the two A is {cosine:.2f}"
+    return (
+        f"By least squares, the released merge came here to {'; '.join(said)} (median over the modules), and "
+        f"{rest:.0%} of its norm is neither{alike}."
+    )
 
 
 def training_curves(entry: Entry) -> dict[str, list[dict[str, Any]]]:

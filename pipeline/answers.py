@@ -52,7 +52,8 @@ def _engine(experiment: Experiment) -> dict[str, Any]:
 def parity(experiment: Experiment, adapter: Source | None, replies: list[tuple[str, Step]]) -> Step:
     """Compares the engine's completions with transformers, for one adapter; `replies` by benchmark."""
     config = experiment.config
-    its = Parity(config.generation.dtype, config.model.system_prompt, prompts_per_benchmark=1)
+    draw = adapter.key if adapter else "bare"  # each adapter is asked about other prompts
+    its = Parity(config.generation.dtype, config.model.system_prompt, prompts_per_benchmark=2, draw=draw)
     inputs: dict[str, Source] = {"model": experiment.aligned, **{f"replies/{b}": s for b, s in replies}}
     if adapter is not None:
         inputs["adapter"] = adapter

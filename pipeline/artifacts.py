@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from data.schema import Completion, Example, GuardRow, Item, Measure, Verdict, read_rows
-from evaluation.run_file import Check, Usage
+from evaluation.run_file import Check, EffectiveRecord, Usage
 from pipeline.content import folder_digest
 from pipeline.store import MANIFEST
 from safemerge.errors import UserError
@@ -57,13 +57,19 @@ class Labels:
 class Parity:
     """How far transformers and the engine disagree over the tokens that the engine wrote.
 
-    Gaps in nats, clipped one by one in the mean; `likeliest` counts the tokens without one.
+    Gaps (nats, >= 0) are those of `pipeline.stages.parity.gaps`, clipped one by one in the mean; `likeliest` counts the
+    tokens without one, `off` those whose gap is not clipped to itself. `excess` is by how much the engine finds its tokens
+    likelier than transformers does, per token (nats); `bare_excess` the same without the adapter, None where there is none.
     """
 
+    prompts: list[str]
     tokens: int
     mean_gap: float
     largest_gap: float
     likeliest: int
+    off: int
+    excess: float
+    bare_excess: float | None = None
 
     def write(self, folder: Path) -> None:
         (folder / PARITY).write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -136,6 +142,13 @@ def parity(folder: Path) -> Parity:
 
 def checks(folder: Path) -> list[Check]:
     return TypeAdapter(list[Check]).validate_json((folder / CHECKS).read_text())
+
+
+def effective(folder: Path) -> EffectiveRecord | None:
+    """What a merge amounts to; None where it is exact, or no merge."""
+    path = folder / REPAIR
+    found = json.loads(path.read_text()).get("effective") if path.exists() else None
+    return None if found is None else EffectiveRecord.model_validate(found)
 
 
 def usage(folder: Path) -> Usage | None:

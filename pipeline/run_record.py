@@ -12,6 +12,7 @@ from evaluation.judges import Calibration, confusion, tuning_half
 from evaluation.results import load_entry
 from evaluation.run_file import (
     BenchmarkRecord,
+    EffectiveRecord,
     EntryRecord,
     JudgeRecord,
     PointRecord,
@@ -123,6 +124,7 @@ def record(
                 modules=c.modules,
                 selected=list(c.selected),
                 adapter=at(c.adapter, "") if c.adapter is not None else None,
+                effective=_effective(c, store),
                 halves={benchmark: list(halves) for benchmark, halves in c.completions.items()},
                 completions={
                     benchmark: [at(step, artifacts.COMPLETIONS) for step in halves.values()]
@@ -144,6 +146,11 @@ def record(
             for c in candidates
         ],
     )
+
+
+def _effective(candidate: grid.Candidate, store: Store) -> EffectiveRecord | None:
+    merged = isinstance(candidate.adapter, Step) and candidate.adapter.stage == "merge"
+    return artifacts.effective(store.path(candidate.adapter)) if merged and candidate.adapter else None
 
 
 def primary_judge(config: Config) -> str:

@@ -178,11 +178,12 @@ class Generate(Settings):
 
 @dataclass(frozen=True)
 class Parity(Settings):
-    """The comparison of the engine with transformers."""
+    """The comparison of the engine with transformers; `draw` decides which prompts are looked at."""
 
     dtype: str
     system_prompt: str | None
     prompts_per_benchmark: int
+    draw: str
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def found(folder: Path) -> dict[str, Any]:
         "generate", "replies", decoding, {"adapter_key": "x"}, model=aligned, items=items, adapter=merge
     )
     compared = {"model": aligned, "adapter": merge, "replies/directharm": replies}
-    parity = run("parity", "parity", Parity("float32", None, 2), **compared)
+    compare = artifacts.parity(run("parity", "parity", Parity("float32", None, 2, "x"), **compared))
     likely = [
         run(
             "likelihood",
@@ -151,9 +151,10 @@ def found(folder: Path) -> dict[str, Any]:
         "similarity": rounded(row.rho for row in modules),
         "merge": weights(merge),
         "generate": [
-            [row.id, row.prompt_tokens, row.completion_ids] for row in artifacts.completions(replies)
+            [row.id, row.prompt_digest, row.completion_ids, *rounded([row.logprob or 0.0])]
+            for row in artifacts.completions(replies)
         ],
-        "parity": [artifacts.parity(parity).tokens, artifacts.parity(parity).likeliest],
+        "parity": rounded([compare.tokens, compare.likeliest, compare.excess, compare.bare_excess or 0.0]),
         "likelihood": [rounded(row.value for row in artifacts.measures(its)) for its in likely],
         "judge": {
             "phrases": [row.verdict for row in artifacts.verdicts(phrases)],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data.chat import prompt_ids
-from data.schema import Completion, write_jsonl
+from data.schema import Completion, ids_digest, write_jsonl
 from evaluation.engine import Request, generate
 from pipeline import artifacts
 from pipeline.artifacts import COMPLETIONS, model_folder
@@ -110,16 +110,18 @@ def run(jobs: list[Job]) -> None:
             **unkeyed,
         )
         for reply in replies:
-            its, key, request = requests[reply.key]
+            its, key, _ = requests[reply.key]
             its.add(
                 Completion(
                     key,
                     its.prompts[key],
                     reply.text,
-                    prompt_tokens=len(request.prompt_ids),
+                    prompt_tokens=len(reply.prompt_ids),
                     completion_tokens=reply.tokens,
                     finish_reason=reply.finish_reason,
                     completion_ids=reply.ids,
+                    logprob=round(reply.logprob, 4),
+                    prompt_digest=ids_digest(reply.prompt_ids),
                 )
             )
             count += 1

@@ -19,6 +19,7 @@ from evaluation.run_file import (
     Check,
     Cost,
     Display,
+    EffectiveRecord,
     EntryRecord,
     Git,
     HalfName,
@@ -259,6 +260,9 @@ class Writer:
             merged_modules=len(selected),
             modules=len(self.modules),
             selected=list(selected),
+            effective=EffectiveRecord(task=1.1, safety=0.45, rest=0.2, cosine_a=0.92)
+            if point.combine == "peft_linear"
+            else None,
             adapter=None if point.repair.kind == "drop" else str(place.relative_to(self.folder)),
             halves={benchmark: list(HALVES) for benchmark in self.items},
             completions=completions,

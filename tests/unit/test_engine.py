@@ -39,6 +39,22 @@ def test_a_sampled_reply_depends_on_its_prompt_and_the_seed_alone(folder: Path) 
     assert replies(folder, "b", temperature=1.0, seed=6)["b"] != one["b"]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_reply_says_how_likely_the_model_finds_it(folder: Path, temperature: float) -> None:
+    """By the model alone, whatever the temperature; batched with longer prompts."""
+    import torch
+
+    model = build_model(seed=3)
+    requests = [Request(name, PROMPTS[name] * (i + 1), 5 + i) for i, name in enumerate(PROMPTS)]
+    made = generate(str(folder), requests, backend="transformers", dtype="float32", temperature=temperature)
+    for reply in made:
+        asked = next(request for request in requests if request.key == reply.key)
+        with torch.inference_mode():
+            scores = model(torch.tensor([asked.prompt_ids + reply.ids])).logits[0].log_softmax(-1)
+        wanted = sum(float(scores[len(asked.prompt_ids) + i - 1, t]) for i, t in enumerate(reply.ids))
+        assert reply.logprob == pytest.approx(wanted, rel=1e-4) and reply.prompt_ids == asked.prompt_ids
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_every_eos_of_the_models_configuration_ends_a_reply(
     folder: Path, tmp_path: Path, position: int

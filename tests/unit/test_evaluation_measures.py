@@ -16,6 +16,7 @@ from evaluation.choosing import choose_points
 from evaluation.measure_tables import measure_tests_table, measures_table
 from evaluation.report import ReportSummary, build_report
 from evaluation.results import Entry, load
+from evaluation.soundness import effective_text, notes
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,21 @@ def test_runs_without_measures_have_no_table(entries: list[Entry], run_json: Pat
     for point in bare[0].points:
         point.measures, point.scored["directharm"] = {}, {"guard": []}
     assert measures.columns(bare[0]) == [] and measures.rows(bare, [{}], "test") == []
+
+
+def test_the_note_says_what_the_released_merge_came_to(entries: list[Entry]) -> None:
+    assert "came here to α = 0.8: 1.10·ΔW_task + 0.45·ΔW_safety (median" in " ".join(notes(entries))
+    assert effective_text(entries).endswith(
+        "20% of its norm is neither; the median cosine of the two A is 0.92."
+    )
+
+
+def test_unequal_shapes_have_no_cosine(run_json: Path) -> None:
+    one = load(run_json)[1][:1]
+    for point in one[0].points:
+        if point.spec.effective:
+            point.spec.effective.cosine_a = math.nan
+    assert effective_text(one).endswith("is neither.") and "nan" not in effective_text(one)
+    for point in one[0].points:
+        point.spec.effective = None
+    assert effective_text(one) == ""
