@@ -24,6 +24,7 @@ from pipeline.stage_settings import (
     TrainingRows,
     of_prepare,
 )
+from pipeline.unkeyed import Folder, Origin
 from pipeline.worker import Job
 from safemerge.errors import UserError
 
@@ -134,11 +135,12 @@ def rows(job: Job, settings: TrainingRows | BenchmarkItems | LabelledPairs) -> N
             pairs: list[schema.GuardRow] = schema.spread(found, settings.limit or len(found))
             schema.write_jsonl(path, pairs)
         case TrainingRows():
-            source, limit = job.unkeyed["source"], settings.limit
+            source, limit = job.beside(Origin).source, settings.limit
             examples = loading.training(settings.dataset, source=source, limit=limit, part=settings.part)
             schema.write_jsonl(path, examples)
         case BenchmarkItems():
-            items = loading.items(settings.dataset, source=job.unkeyed["source"], limit=settings.limit)
+            source = job.beside(Origin).source
+            items = loading.items(settings.dataset, source=source, limit=settings.limit)
             schema.write_jsonl(path, items)
 
 
@@ -155,7 +157,7 @@ def make(job: Job, settings: Settings) -> None:
             from_gguf(settings, job.output)
         case LocalModel():
             (job.output / MODEL).write_text(
-                json.dumps({"path": job.unkeyed["path"], "content": settings.content})
+                json.dumps({"path": job.beside(Folder).path, "content": settings.content})
             )
         case ScratchModel():
             from pipeline.stages.scratch import pretrain
