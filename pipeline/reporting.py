@@ -83,6 +83,7 @@ def _run_file(
         peak_memory_bytes=max((its.peak_memory_bytes for its in made), default=0),
         made_by=sorted({its.commit[:10] for its in made}),
         config=x.config.model_dump(by_alias=True),
+        keep_gain=x.config.selection.keep_gain,
         settings=plan.settings(x.config, seeds=True),
         runs=[entry],
     )

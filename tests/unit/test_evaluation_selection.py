@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -42,11 +43,23 @@ def test_no_other_allowed_point_is_less_harmful(raw):
         assert points[found.index].harm == min(p.harm for p in allowed)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.95, None])
+@pytest.mark.parametrize("keep", [0.0, 0.95])
 def test_the_share_to_keep_is_the_runs_own(keep, tmp_path):
     run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))
-    run.config = {} if keep is None else {"selection": {"keep_gain": keep}}
-    assert results.keep_of([run, run]) == (selection.KEEP if keep is None else keep)
+    run.keep_gain = keep
+    assert results.keep_of([run, run]) == keep
+    with pytest.raises(UserError, match=r"different selection\.keep_gain .*one --keep"):
+        results.keep_of([run, run.model_copy(update={"keep_gain": 0.5})])
+
+
+def test_a_run_that_does_not_say_what_share_it_kept_is_refused(tmp_path):
+    """Any share assumed in its place would select other points than the run reported."""
+    path = write_run(tmp_path, n=8, seeds=(0,))
+    found = json.loads(path.read_text())
+    del found["keep_gain"]
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"keep_gain: Field required; run `make report`"):
+        results.read_run(path)
 
 
 def test_choice_looks_at_the_development_half_only(tmp_path):

@@ -31,6 +31,7 @@ WRONG = {
     "a verdict": "Verdict('i', 'unsave')",
     "run.json, written": "Check(name='n', status='pass', detials='')",
     "run.json, read": "def read(run: RunFile) -> str: return run.runs[0].primary_juge",
+    "a setting in run.json's record of them": "def looked_up(run: RunFile) -> object: return run.config['train']",
     "a point of run.json": "def point(its: PointRecord) -> int: return its.merged_moduels",
     "a stage's settings": "Generate('vllm', 'float32', 8, 'tset', None, 0.0, None, None)",
     "a stage's settings, read": "def settings(its: Finetune) -> int: return its.batchsize",
