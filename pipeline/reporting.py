@@ -46,12 +46,11 @@ def write(
         new.wall_time_s = round(seconds, 1) if spent or old is None else old.wall_time_s
         new.costs = spent or (old.costs if old else [])
         new.write(path)
-    keep = x.config.selection.keep_gain
-    summary = build_report(path, folder / "report", keep=keep)
+    summary = build_report(path, folder / "report")
     together = over_seeds(x.config, folder.parent) if multirun else None
     if together is not None:
         folder = together.parent
-        summary = build_report(together, folder / "report", keep=keep)
+        summary = build_report(together, folder / "report")
     _point_at(folder)
     if spent or tracker.run is not None:
         tracker.report(summary.rows, summary.figures, spent)
