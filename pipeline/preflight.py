@@ -69,6 +69,15 @@ def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float
     return found
 
 
+def gated_data(x: Experiment, store: Store) -> list[str]:
+    """The ids of gated data sets whose rows are still to be fetched."""
+    if x.config.data.source != "hub" or "prepare" not in x.config.stages:
+        return []
+    wanted = {step.settings.get("dataset") for step in x.prepared if not store.has(step)}
+    places = x.config.data.datasets.items()
+    return [str(place.id) for name, place in places if place.gated and name in wanted and not place.file]
+
+
 def missing(x: Experiment, store: Store) -> list[str]:
     """What this machine lacks for the stages asked for, each with its remedy."""
     config, lacks = x.config, []
@@ -80,9 +89,9 @@ def missing(x: Experiment, store: Store) -> list[str]:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
             lacks.append(f"a GPU with {need:.0f} GiB ({seen})")
     models = hub_models(x, store) if "prepare" in config.stages else []
-    if any(gated for *_, gated in models) and not hub_token():
-        names = ", ".join(name for name, _, _, gated in models if gated)
-        lacks.append(f"a hub token for the gated {names} (set HF_TOKEN)")
+    gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
+    if gated and not hub_token():
+        lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")
     needs_hub = bool(models) or (config.data.source == "hub" and "prepare" in config.stages)
     if needs_hub and not hub_reachable():
         lacks.append(

@@ -26,33 +26,17 @@ from pipeline.stage_settings import (
 )
 from pipeline.unkeyed import Folder, Origin
 from pipeline.worker import Job
+from safemerge import hub
 from safemerge.errors import UserError
+
+#: What transformers and vLLM read of a model on the hub.
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 
 
 def from_hub(settings: HubModel, output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    name, revision = settings.id, settings.revision
-    try:
-        path = snapshot_download(
-            name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
-        )
-    except GatedRepoError as error:
-        raise UserError(f"{name} is gated: accept its licence on the hub and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{name} is not on the hub, or HF_TOKEN may not read it") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"cannot fetch {name}@{revision} from the hub ({type(error).__name__}): check the network"
-        ) from error
-    (output / MODEL).write_text(json.dumps({"path": path, "id": name, "commit": Path(path).name}))
+    path = hub.snapshot(hub.Repo(settings.id, settings.revision), MODEL_FILES)
+    (output / MODEL).write_text(json.dumps({"path": str(path), "id": settings.id, "commit": path.name}))
 
 
 def from_gguf(settings: GgufModel, output: Path) -> None:
