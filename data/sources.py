@@ -118,14 +118,13 @@ def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
 
 
 def fingerprint(name: str, split: str, source: Source) -> str:
-    """What the split's content depends on: a hash of its file, or the hub's id, config and revision."""
+    """What the split's content depends on: a hash of its file; of the hub in words, as in "id=a/b revision=HASH"."""
     path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     reader = reader_of(name, source)
-    outside = reader.encode() if reader else b""
     if path:
         files = dataset.parts(path) if path.is_dir() else [path]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files) + outside).hexdigest()
-    known = {key: entry.get(key) for key in ("id", "config", "revision", "split", "test_ids")}
-    if dataset.hub_content:
-        known["content"] = dataset.hub_content(entry)
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode() + outside).hexdigest()
+        content = [*(file.read_bytes() for file in files), (reader or "").encode()]
+        return hashlib.sha256(b"".join(content)).hexdigest()
+    known = {key: entry.get(key) for key in ("id", "revision", "config", "split")}
+    known |= {"content": dataset.hub_content(entry) if dataset.hub_content else None, "reader": reader}
+    return " ".join(f"{key}={value}" for key, value in known.items() if value is not None)

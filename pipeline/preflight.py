@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.artifacts import ADAPTER
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
+from pipeline.revisions import data_sets
 from pipeline.settings import HubJudge, HubMember, Judge, Member
 from pipeline.store import External, Step, Store
+from safemerge import hub
 from safemerge.errors import UserError
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
@@ -29,20 +29,6 @@ def hub_token() -> bool:
     from huggingface_hub import get_token
 
     return get_token() is not None
-
-
-def hub_reachable(seconds: float = 3.0) -> bool:
-    """Whether a connection to the hub (or HF_ENDPOINT) can be opened."""
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return False
-    url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        with socket.create_connection(
-            (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=seconds
-        ):
-            return True
-    except OSError:
-        return False
 
 
 def in_hub_cache(repo: str, revision: str | None) -> bool:
@@ -71,11 +57,10 @@ def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float
 
 def gated_data(x: Experiment, store: Store) -> list[str]:
     """The ids of gated data sets whose rows are still to be fetched."""
-    if x.config.data.source != "hub" or "prepare" not in x.config.stages:
+    if "prepare" not in x.config.stages:
         return []
     wanted = {step.settings.get("dataset") for step in x.prepared if not store.has(step)}
-    places = x.config.data.datasets.items()
-    return [str(place.id) for name, place in places if place.gated and name in wanted and not place.file]
+    return [str(its.id) for name, its in data_sets(x.config).items() if its.gated and name in wanted]
 
 
 def missing(x: Experiment, store: Store) -> list[str]:
@@ -93,7 +78,7 @@ def missing(x: Experiment, store: Store) -> list[str]:
     if gated and not hub_token():
         lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")
     needs_hub = bool(models) or (config.data.source == "hub" and "prepare" in config.stages)
-    if needs_hub and not hub_reachable():
+    if needs_hub and not hub.reachable():
         lacks.append(
             f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)"
         )
@@ -133,10 +118,13 @@ def equal_ranks(x: Experiment) -> None:
         )
 
 
-def require(x: Experiment, store: Store) -> None:
-    """Raise one line with all that is missing; nothing has been downloaded or written then."""
+def require(x: Experiment, store: Store, moving: Sequence[str] = ()) -> None:
+    """Raise one line with all that is missing; nothing has been downloaded or written then.
+
+    moving: a line for each revision that stands for no known commit (`pipeline.revisions`).
+    """
     equal_ranks(x)
-    lacks = missing(x, store)
+    lacks = [*missing(x, store), *(f"a fixed revision ({line})" for line in moving)]
     if lacks:
         raise UserError(
             f"model={x.config.model.name} cannot run here, it needs " + "; ".join(lacks) + "; see make plan"

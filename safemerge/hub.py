@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from safemerge.errors import UserError, first_line
 
@@ -26,8 +30,48 @@ class Repo:
         return f"{self.id}@{self.revision}" if self.revision else self.id
 
     @property
+    def pinned(self) -> bool:
+        """Whether the revision is a full commit hash, which always names the same content."""
+        return re.fullmatch("[0-9a-f]{40}", self.revision or "") is not None
+
+    @property
     def page(self) -> str:
         return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+
+def reachable(seconds: float = 3.0) -> bool:
+    """Whether a connection to the hub (or HF_ENDPOINT) can be opened."""
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        with socket.create_connection((url.hostname or "", port), timeout=seconds):
+            return True
+    except OSError:
+        return False
+
+
+def commit(repo: Repo, *, online: bool) -> str:
+    """The commit that the revision stands for: as the hub says it, else as the hub's cache noted it down.
+
+    Raises:
+        UserError: neither knows it.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        found = HfApi().resolve_revision(
+            repo.id, repo_type=repo.kind, revision=repo.revision, local_files_only=not online
+        )
+    except errors.RevisionResolutionError as error:
+        raise UserError(
+            f"{repo.id}: the revision {repo.revision or 'main'} is not resolved to a commit, for the hub is not reached "
+            "and its cache does not know it: go online, or give a full commit hash as the revision"
+        ) from error
+    except Exception as error:  # as below
+        raise explained(error, repo) from error
+    return str(found.resolved)
 
 
 def file(repo: Repo, name: str, *, missing_ok: bool = False) -> Path | None:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from pipeline import plan, preflight
 from pipeline.config import check
 from pipeline.store import Store
+from safemerge import hub
 from safemerge.errors import UserError
 from tests.planning import fill
 
@@ -93,7 +94,7 @@ def test_a_token_and_the_network_are_found(
     found = " ".join(preflight.missing(big, Store(tmp_path)))
     assert "token" not in found and "network" not in found and "GPU" in found
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert not preflight.hub_reachable()
+    assert not hub.reachable()
 
 
 def test_gated_data_sets_need_a_token_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
