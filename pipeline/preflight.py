@@ -124,7 +124,10 @@ def require(x: Experiment, store: Store, moving: Sequence[str] = ()) -> None:
     moving: a line for each revision that stands for no known commit (`pipeline.revisions`).
     """
     equal_ranks(x)
-    lacks = [*missing(x, store), *(f"a fixed revision ({line})" for line in moving)]
+    lacks = missing(x, store)
+    if moving:
+        more = f", and {len(moving) - 1} more" if len(moving) > 1 else ""
+        lacks.append(f"a commit for each revision ({moving[0]}{more})")
     if lacks:
         raise UserError(
             f"model={x.config.model.name} cannot run here, it needs " + "; ".join(lacks) + "; see make plan"

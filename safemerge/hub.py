@@ -66,8 +66,8 @@ def commit(repo: Repo, *, online: bool) -> str:
         )
     except errors.RevisionResolutionError as error:
         raise UserError(
-            f"{repo.id}: the revision {repo.revision or 'main'} is not resolved to a commit, for the hub is not reached "
-            "and its cache does not know it: go online, or give a full commit hash as the revision"
+            f"{repo.id}: the hub is not reached, and its cache does not know the commit of {repo.revision or 'main'}: "
+            "go online, or give a full commit hash as the revision"
         ) from error
     except Exception as error:  # as below
         raise explained(error, repo) from error

@@ -125,12 +125,13 @@ def test_where_neither_knows_it_the_plan_says_so_and_the_run_stops(
     monkeypatch.setattr("safemerge.hub.reachable", lambda: False)
     assert guarded(lambda: run(config.model_copy(update={"dry_run": True}))) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"revision not resolved: {DIRECTHARM}: the revision main is not resolved to a commit" in said
+    assert f"revision not resolved: {DIRECTHARM}: the hub is not reached, and its cache does not know" in said
     assert f"revision not resolved: {XSTEST}: " in said and HEXPHI not in said
     assert guarded(lambda: run(config)) == 2
     error = capsys.readouterr().err
-    assert f"a fixed revision ({DIRECTHARM}: the revision main is not resolved" in error
-    assert "go online, or give a full commit hash" in error and len(error.strip().splitlines()) == 1
+    assert f"a commit for each revision ({DIRECTHARM}: " in error
+    assert "go online, or give a full commit hash as the revision, and 1 more)" in error
+    assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "store").exists() and not (tmp_path / "runs").exists()
 
 
