@@ -118,7 +118,7 @@ def _with(what: str) -> list[str]:
 
 
 def fingerprint(name: str, *, split: str, source: Source = BUNDLED) -> str:
-    """A hash that changes with the content of the split (for the hub: with its id, config and revision)."""
+    """A text that changes with the content of the split (of the hub: its id, revision and config)."""
     return sources.fingerprint(name, split, source)
 
 

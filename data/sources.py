@@ -15,6 +15,7 @@ from data import harmful
 from data.catalogue import find, place_of, reader_of
 from data.dataset import BUNDLED_ROOT, Dataset, Place, Source
 from data.schema import read_jsonl
+from safemerge import hub
 from safemerge.errors import UserError
 
 
@@ -71,30 +72,13 @@ def read(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
     return harmful.from_columns(found) if isinstance(found, dict) else found
 
 
-def _hub_folder(dataset: Dataset, entry: Place) -> Path:
-    """The set's files in the hub's cache, as they are. (load_dataset would take a header-less file's first row for one.)"""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = list(dataset.files)
-    try:
-        path = snapshot_download(
-            str(entry["id"]), repo_type="dataset", revision=entry.get("revision"), allow_patterns=patterns
-        )
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"cannot load {entry['id']} from the hub ({type(error).__name__}): "
-            "accept its licence on the hub and set HF_TOKEN"
-        ) from error
-    return Path(path)
-
-
 def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]]:
     name = dataset.name
     if "id" not in entry:
         raise UserError(
             f"{name} has no hub id: set ++data.datasets.{name}.id=OWNER/NAME, or use data=local data.root=DIR"
         )
+    repo = hub.Repo(str(entry["id"]), entry.get("revision"), "dataset")
     try:
         import datasets
     except ImportError as error:
@@ -102,8 +86,8 @@ def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]
             "data=hub needs the package 'datasets': run `make setup`, or use data=bundled"
         ) from error
     if dataset.read_folder:
-        return dataset.read_folder(_hub_folder(dataset, entry))
-    where = f"{entry['id']}@{entry.get('revision', 'main')}"
+        # As they are: load_dataset would take a header-less file's first row for its header.
+        return dataset.read_folder(hub.snapshot(repo, dataset.files))
     try:
         loaded = datasets.load_dataset(
             entry["id"],
@@ -111,16 +95,12 @@ def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]
             split=entry.get("split", dataset.hub_split.get(split, split)),
             revision=entry.get("revision"),
         )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        remedy = (
-            "accept its licence on the hub and set HF_TOKEN"
-            if entry.get("gated")
-            else "check the network, id and revision"
-        )
-        raise UserError(
-            f"cannot load {where} from the hub ({type(error).__name__}: {first}): {remedy}"
-        ) from error
+    except Exception as error:  # its own, pyarrow's, httpx's: they have no base in common
+        hub.file(
+            repo, "README.md", missing_ok=True
+        )  # load_dataset hides the hub's own reason: this raises it
+        remedy = "check its id, config, split and revision"
+        raise hub.explained(error, repo, remedy=remedy) from error
     return [dict(row) for row in loaded]
 
 
@@ -138,14 +118,13 @@ def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
 
 
 def fingerprint(name: str, split: str, source: Source) -> str:
-    """What the split's content depends on: a hash of its file, or the hub's id, config and revision."""
+    """What the split's content depends on: a hash of its file; of the hub in words, as in "id=a/b revision=HASH"."""
     path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     reader = reader_of(name, source)
-    outside = reader.encode() if reader else b""
     if path:
         files = dataset.parts(path) if path.is_dir() else [path]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files) + outside).hexdigest()
-    known = {key: entry.get(key) for key in ("id", "config", "revision", "split", "test_ids")}
-    if dataset.hub_content:
-        known["content"] = dataset.hub_content(entry)
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode() + outside).hexdigest()
+        content = [*(file.read_bytes() for file in files), (reader or "").encode()]
+        return hashlib.sha256(b"".join(content)).hexdigest()
+    known = {key: entry.get(key) for key in ("id", "revision", "config", "split")}
+    known |= {"content": dataset.hub_content(entry) if dataset.hub_content else None, "reader": reader}
+    return " ".join(f"{key}={value}" for key, value in known.items() if value is not None)

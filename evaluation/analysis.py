@@ -126,9 +126,7 @@ class Group:
         return {row.name: row.display for row in self.headline}
 
 
-def analyse(
-    entries: list[Entry], *, keep: float = selection.KEEP, slack: float = selection.SLACK
-) -> list[Group]:
+def analyse(entries: list[Entry], *, keep: float, slack: float = selection.SLACK) -> list[Group]:
     """The groups, in order of first appearance."""
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:

@@ -38,7 +38,7 @@ def first_of(points: Chosen, method: str) -> Point | None:
 
 
 def choose_points(
-    entry: Entry, split: str, keep: float = selection.KEEP, slack: float = selection.SLACK
+    entry: Entry, split: str, keep: float, slack: float = selection.SLACK
 ) -> tuple[Chosen, list[ChoiceRow]]:
     """One point per method, selected on `split`. Controls are matched to SafeMERGE's number of modules and alpha."""
     families: dict[str, list[Point]] = {}

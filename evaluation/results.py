@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import TypeVar
 
 from data.schema import Completion, Item, Measure, Verdict, read_rows
-from evaluation import selection
 from evaluation.benchmarks.common import Scored
 from evaluation.run_file import HALVES, BenchmarkRecord, EntryRecord, PointRecord, Role, RunFile, read_run
 from safemerge.errors import UserError
@@ -105,10 +104,13 @@ class Entry:
 
 def keep_of(runs: Sequence[RunFile]) -> float:
     """The share of the gained utility that the runs' own configuration asks a selected point to keep."""
-    found = {run.keep_gain for run in runs if run.keep_gain is not None}
+    found = sorted({run.keep_gain for run in runs})
     if len(found) > 1:
-        raise UserError(f"the runs were made with different selection.keep_gain ({found}); give --keep")
-    return next(iter(found), selection.KEEP)
+        raise UserError(
+            f"the runs were made with different selection.keep_gain ({', '.join(map(str, found))}): report them "
+            "apart, or give evaluation.report one --keep for all"
+        )
+    return found[0]
 
 
 def load(path: Path) -> tuple[RunFile, list[Entry]]:

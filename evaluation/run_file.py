@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -180,15 +180,10 @@ class RunFile(Part):
     peak_memory_bytes: int = 0
     made_by: list[str] = []
     costs: list[Cost] = []
-    config: dict[str, Any]
+    config: object  # all settings, for readers; what the report needs of them has a field of its own
+    keep_gain: float = Field(ge=0, le=1)  # the share of the gained utility that a selected point must keep
     settings: str = ""  # hash of all settings but the seed
     runs: list[EntryRecord] = Field(min_length=1)
-
-    @property
-    def keep_gain(self) -> float | None:
-        """The share of the gained utility that a selected point must keep, as configured."""
-        found = (self.config.get("selection") or {}).get("keep_gain")
-        return None if found is None else float(found)
 
     def write(self, path: Path) -> None:
         """In one step: the file is whole, or as it was."""

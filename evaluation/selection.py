@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-KEEP = 0.9
 SLACK = 0.02
 
 
@@ -37,7 +36,7 @@ class Choice:
     met: bool
 
 
-def utility_floor(aligned: float, finetuned: float, keep: float = KEEP, slack: float = SLACK) -> float:
+def utility_floor(aligned: float, finetuned: float, keep: float, slack: float = SLACK) -> float:
     """The least utility that a point must have; NaN utilities impose no floor."""
     if math.isnan(finetuned):
         return -math.inf
@@ -51,7 +50,7 @@ def choose(
     aligned: float,
     finetuned: float,
     *,
-    keep: float = KEEP,
+    keep: float,
     slack: float = SLACK,
 ) -> Choice:
     """Apply the rule. Points without a harm rate (all verdicts invalid) are never chosen unless there is
@@ -72,7 +71,7 @@ def choose(
     return Choice(min(pool, key=by_utility).index, floor, False)
 
 
-def rule_text(keep: float = KEEP, slack: float = SLACK) -> str:
+def rule_text(keep: float, slack: float = SLACK) -> str:
     """The rule in one sentence, for reports."""
     return (
         f"lowest harm among the points that keep at least {keep:.0%} of the utility gained by fine-tuning "

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import answers, costs, endings, grid, overview, plan, screen
+from pipeline import answers, costs, endings, grid, overview, plan, revisions, screen
 from pipeline.config import check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
@@ -128,11 +128,12 @@ def run(config: Config) -> None:
     """One (model, task, seed): every stage asked for, in order."""
     start = time.monotonic()
     store = Store(Path(config.store))
+    config, moving = revisions.pinned(config)
     experiment = plan.build(config)
     if config.dry_run:
-        overview.show(experiment, store, screen.console)
+        overview.show(experiment, store, screen.console, moving)
         return
-    require(experiment, store)
+    require(experiment, store, moving)
     name = plan.run_name(config)
     screen.console.print(
         f"[bold]{name}[/]  (store {config.store}; safe to interrupt; rerun the same command to resume)"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from evaluation.likelihood import OPENINGS
 from evaluation.run_file import MEASURED, HalfName
 from pipeline import settings
@@ -21,6 +19,7 @@ from pipeline.stage_settings import (
     ServerJudge,
 )
 from pipeline.store import Step
+from pipeline.unkeyed import NOTHING, Asking, Engine
 
 
 def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: HalfName) -> Step:
@@ -43,10 +42,9 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str, 
     return Step("generate", benchmark, its.keyed(), inputs, _engine(experiment))
 
 
-def _engine(experiment: Experiment) -> dict[str, Any]:
-    """What the engine is told besides; it changes no result."""
-    keys = {"max_num_seqs", "max_loras", "gpu_memory_utilization", "tensor_parallel_size"}
-    return experiment.config.generation.model_dump(include=keys)
+def _engine(experiment: Experiment) -> Engine:
+    its = experiment.config.generation
+    return Engine(its.max_num_seqs, its.max_loras, its.gpu_memory_utilization, its.tensor_parallel_size)
 
 
 def parity(experiment: Experiment, adapter: Source | None, replies: list[tuple[str, Step]]) -> Step:
@@ -85,7 +83,7 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     if "items" in replies.inputs:
         inputs["items"] = replies.inputs["items"]
     its: Judge
-    unkeyed: dict[str, Any] = {}
+    unkeyed = NOTHING
     match judge:
         case settings.PhrasesJudge():
             its = PhrasesJudge(judge.target_, wording(locate(judge.target_)))
@@ -95,8 +93,7 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
         case settings.ServerJudge():
             words = wording(locate(judge.target_))
             its = ServerJudge(judge.target_, words, judge.id, judge.base_url, judge.max_tokens)
-            asked = {"api_key_env", "attempts", "parallel", "timeout_s"}
-            unkeyed = {**judge.model_dump(include=asked), "price": list(judge.price)}
+            unkeyed = Asking(judge.api_key_env, judge.attempts, judge.parallel, judge.timeout_s, *judge.price)
         case settings.TrainedJudge() | settings.HubJudge():
             its = GuardJudge(
                 target=judge.target_,

@@ -28,6 +28,7 @@ try:
     from pipeline.config import check as check_config
     from pipeline.store import Store
     from pipeline.tracking import has_key
+    from safemerge import hub as model_hub
 except ImportError as error:
     BROKEN = str(error)
 else:
@@ -164,7 +165,7 @@ def hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return Finding("model hub", "not asked: HF_HUB_OFFLINE=1")
     answers: list[bool] = []
-    asking = threading.Thread(target=lambda: answers.append(preflight.hub_reachable()), daemon=True)
+    asking = threading.Thread(target=lambda: answers.append(model_hub.reachable()), daemon=True)
     asking.start()
     asking.join(5)
     text = "reachable" if any(answers) else "does not answer (tiny and the default model do not need it)"

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 from pipeline import progress
 from pipeline.store import DONE
+from pipeline.unkeyed import Unkeyed
+
+Form = TypeVar("Form", bound=Unkeyed)
 
 
 @dataclass
@@ -26,10 +29,21 @@ class Job:
 
     name: str
     settings: dict[str, Any]
-    unkeyed: dict[str, Any]  # settings outside the key
+    unkeyed: Unkeyed
     inputs: dict[str, Path]
     output: Path
+    adapter_key: str = ""  # of the adapter among the inputs; "" without one
     tokens: int | None = None  # None: the stage counts none
+
+    def beside(self, form: type[Form]) -> Form:
+        """What the job is told beside its settings, in the form that its stage reads.
+
+        Raises:
+            TypeError: the plan told it something else.
+        """
+        if not isinstance(self.unkeyed, form):
+            raise TypeError(f"{self.name} is told {self.unkeyed}, not {form.__name__}")
+        return self.unkeyed
 
     def count_tokens(self, number: int) -> None:
         """Add tokens that were trained on, generated or judged; to be called before the job finishes."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import grid, plan
 from pipeline.precision import automatic
 from pipeline.preflight import gpu_gib, hub_models, missing
+from pipeline.revisions import data_sets
 from pipeline.store import Step, Store
 from safemerge.errors import UserError
 
@@ -81,8 +83,8 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     return stages
 
 
-def show(x: plan.Experiment, store: Store, console: Console) -> None:
-    """Print the plan."""
+def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[str] = ()) -> None:
+    """Print the plan; `moving` are the revisions that stand for no known commit."""
     config, known = x.config, steps_by_stage(x, store)
     table = Table(title=plan.run_name(config), title_justify="left")
     for column in ("stage", "what", "cached", "memory", "time (estimate)"):
@@ -116,14 +118,10 @@ def show(x: plan.Experiment, store: Store, console: Console) -> None:
             f"judge    {name}"
             + (f"  {judge.id} @ {judge.revision}" if judge.kind == "hub" else f"  ({judge.kind})")
         )
-    used = {benchmark.dataset for benchmark in config.benchmark.values()} | {
-        config.task.dataset,
-        "safety",
-        "helpful",
-    }
-    for name, node in config.data.datasets.items():
-        if config.data.source == "hub" and name in used and node.id:
-            console.print(f"data     {name}  {node.id} @ {node.revision}")
+    for name, place in data_sets(config).items():
+        console.print(f"data     {name}  {place.id} @ {place.revision}")
+    for line in moving:
+        console.print(f"[yellow]revision not resolved:[/] {escape(line)}")
     fetch = hub_models(x, store)
     for name, revision, size, gated in fetch:
         console.print(

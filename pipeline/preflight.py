@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.artifacts import ADAPTER
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
+from pipeline.revisions import data_sets
 from pipeline.settings import HubJudge, HubMember, Judge, Member
 from pipeline.store import External, Step, Store
+from safemerge import hub
 from safemerge.errors import UserError
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
@@ -29,20 +29,6 @@ def hub_token() -> bool:
     from huggingface_hub import get_token
 
     return get_token() is not None
-
-
-def hub_reachable(seconds: float = 3.0) -> bool:
-    """Whether a connection to the hub (or HF_ENDPOINT) can be opened."""
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return False
-    url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        with socket.create_connection(
-            (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout=seconds
-        ):
-            return True
-    except OSError:
-        return False
 
 
 def in_hub_cache(repo: str, revision: str | None) -> bool:
@@ -69,6 +55,14 @@ def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float
     return found
 
 
+def gated_data(x: Experiment, store: Store) -> list[str]:
+    """The ids of gated data sets whose rows are still to be fetched."""
+    if "prepare" not in x.config.stages:
+        return []
+    wanted = {step.settings.get("dataset") for step in x.prepared if not store.has(step)}
+    return [str(its.id) for name, its in data_sets(x.config).items() if its.gated and name in wanted]
+
+
 def missing(x: Experiment, store: Store) -> list[str]:
     """What this machine lacks for the stages asked for, each with its remedy."""
     config, lacks = x.config, []
@@ -80,11 +74,11 @@ def missing(x: Experiment, store: Store) -> list[str]:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
             lacks.append(f"a GPU with {need:.0f} GiB ({seen})")
     models = hub_models(x, store) if "prepare" in config.stages else []
-    if any(gated for *_, gated in models) and not hub_token():
-        names = ", ".join(name for name, _, _, gated in models if gated)
-        lacks.append(f"a hub token for the gated {names} (set HF_TOKEN)")
+    gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
+    if gated and not hub_token():
+        lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")
     needs_hub = bool(models) or (config.data.source == "hub" and "prepare" in config.stages)
-    if needs_hub and not hub_reachable():
+    if needs_hub and not hub.reachable():
         lacks.append(
             f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)"
         )
@@ -124,10 +118,16 @@ def equal_ranks(x: Experiment) -> None:
         )
 
 
-def require(x: Experiment, store: Store) -> None:
-    """Raise one line with all that is missing; nothing has been downloaded or written then."""
+def require(x: Experiment, store: Store, moving: Sequence[str] = ()) -> None:
+    """Raise one line with all that is missing; nothing has been downloaded or written then.
+
+    moving: a line for each revision that stands for no known commit (`pipeline.revisions`).
+    """
     equal_ranks(x)
     lacks = missing(x, store)
+    if moving:
+        more = f", and {len(moving) - 1} more" if len(moving) > 1 else ""
+        lacks.append(f"a commit for each revision ({moving[0]}{more})")
     if lacks:
         raise UserError(
             f"model={x.config.model.name} cannot run here, it needs " + "; ".join(lacks) + "; see make plan"

@@ -46,12 +46,11 @@ def write(
         new.wall_time_s = round(seconds, 1) if spent or old is None else old.wall_time_s
         new.costs = spent or (old.costs if old else [])
         new.write(path)
-    keep = x.config.selection.keep_gain
-    summary = build_report(path, folder / "report", keep=keep)
+    summary = build_report(path, folder / "report")
     together = over_seeds(x.config, folder.parent) if multirun else None
     if together is not None:
         folder = together.parent
-        summary = build_report(together, folder / "report", keep=keep)
+        summary = build_report(together, folder / "report")
     _point_at(folder)
     if spent or tracker.run is not None:
         tracker.report(summary.rows, summary.figures, spent)
@@ -83,6 +82,7 @@ def _run_file(
         peak_memory_bytes=max((its.peak_memory_bytes for its in made), default=0),
         made_by=sorted({its.commit[:10] for its in made}),
         config=x.config.model_dump(by_alias=True),
+        keep_gain=x.config.selection.keep_gain,
         settings=plan.settings(x.config, seeds=True),
         runs=[entry],
     )

@@ -14,6 +14,7 @@ from pipeline import display, job, provenance
 from pipeline.costs import StageCost
 from pipeline.precision import cuda_capability
 from pipeline.store import DONE, Step, Store
+from pipeline.unkeyed import Share, written
 from pipeline.worker import read_jobs
 from pipeline.worker_process import Outcome, WorkerProcess, launched
 from safemerge.errors import UserError
@@ -36,9 +37,10 @@ def _job(step: Step, store: Store) -> dict[str, Any]:
     return {
         "name": step.name,
         "settings": dict(step.settings),
-        "unkeyed": {**step.unkeyed, "adapter_key": adapter.key if adapter else None},
+        "unkeyed": written(step.unkeyed),
         "inputs": {role: str(store.path(source)) for role, source in step.inputs.items()},
         "output": str(store.partial(step)),
+        "adapter_key": adapter.key if adapter else "",
     }
 
 
@@ -50,7 +52,7 @@ def _inline(step: Step) -> bool:
 
 
 def _devices(step: Step) -> int:
-    return int(step.unkeyed.get("devices", 1))
+    return step.unkeyed.devices if isinstance(step.unkeyed, Share) else 1
 
 
 def sharing(steps: Sequence[Step]) -> str | None:

@@ -24,6 +24,7 @@ from pipeline.content import sources
 from pipeline.settings import Config
 from pipeline.stage_settings import Check
 from pipeline.store import External, Step, Store
+from pipeline.unkeyed import Whole
 from safemerge.errors import UserError
 
 #: The modules whose code decides what the checks say.
@@ -225,8 +226,8 @@ def checks_step(x: plan.Experiment, store: Store, candidates: Sequence[grid.Cand
     inputs: dict[str, plan.Source] = {f"{i:04}": present[key] for i, key in enumerate(sorted(present))}
     # Checks take a second: whatever changes in their code makes them anew.
     its = Check([c.point.label for c in candidates], sources(*CHECKED_BY))
-    place = {"config": x.config.model_dump(by_alias=True), "store": str(store.root)}
-    return Step("check", "checks of the run", its.keyed(), inputs, place)
+    whole = Whole(x.config.model_dump(mode="json", by_alias=True), str(store.root))
+    return Step("check", "checks of the run", its.keyed(), inputs, whole)
 
 
 def entry(

@@ -1,7 +1,6 @@
 """What each stage is told, in full: the plan writes these settings into a step's key, the stage reads them back.
 
-Everything here changes what an artifact holds. What does not (batch sizes of inference, where a server is asked from) is
-`unkeyed` and beside it.
+Everything here changes what an artifact holds. What does not is in `pipeline.unkeyed`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from data import loading
 from data.dataset import Source
@@ -24,6 +23,7 @@ from pipeline.stage_settings import (
     TrainingRows,
 )
 from pipeline.store import External, Step
+from pipeline.unkeyed import NOTHING, Folder, Origin, Share
 from safemerge.errors import UserError
 
 #: TRL's names of the two arguments whose product is the batch.
@@ -48,7 +48,7 @@ def training_rows(
     """A training set: `limit` rows (None: all) of a data set, or of one of its disjoint parts. `name` is for the screen."""
     source = config.data.where()
     its = TrainingRows(dataset, limit, part, _fingerprint(dataset, "train", source))
-    return Step("prepare", f"rows for {name}", its.keyed(), {}, {"source": source})
+    return Step("prepare", f"rows for {name}", its.keyed(), {}, Origin(source))
 
 
 def items(config: Config, dataset: str) -> Step:
@@ -56,7 +56,7 @@ def items(config: Config, dataset: str) -> Step:
     source = config.data.where()
     limit = config.data.limits.items.get(dataset)
     its = BenchmarkItems(dataset, limit, _fingerprint(dataset, "test", source))
-    return Step("prepare", f"prompts of {dataset}", its.keyed(), {}, {"source": source})
+    return Step("prepare", f"prompts of {dataset}", its.keyed(), {}, Origin(source))
 
 
 def labelled_pairs(split: str, limit: int | None = None) -> Step:
@@ -79,7 +79,7 @@ def probe(
 def member(name: str, model: settings.Member) -> Step:
     """A model folder: from the hub, from a packaged GGUF, from scratch or of your own."""
     its: Settings
-    unkeyed: dict[str, Any] = {}
+    unkeyed = NOTHING
     match model:
         case settings.HubMember():
             its = HubModel(model.id, model.revision)
@@ -88,7 +88,7 @@ def member(name: str, model: settings.Member) -> Step:
             its = GgufModel(model.package, model.file, content.file_digest(path) if path else "not installed")
         case settings.LocalMember():
             folder = Path(model.path).expanduser().absolute()
-            its, unkeyed = LocalModel(content.folder_digest(folder)), {"path": str(folder)}
+            its, unkeyed = LocalModel(content.folder_digest(folder)), Folder(str(folder))
         case settings.ScratchMember():
             from pipeline.stages.scratch import fingerprint
 
@@ -122,22 +122,22 @@ def lora(
         seed=seed,
         system_prompt=config.model.system_prompt,
     )
-    unkeyed = {"devices": config.train.devices, **shared(size, steps, config.train.devices)}
-    return Step("finetune", f"{role} LoRA", its.keyed(), {"model": model, **rows}, unkeyed)
+    share = shared(size, steps, config.train.devices)
+    return Step("finetune", f"{role} LoRA", its.keyed(), {"model": model, **rows}, share)
 
 
-def shared(size: int, steps: int, devices: int) -> dict[str, int]:
-    """A batch of size x steps rows shared among devices: the arguments for each, so that the batch stays the same.
+def shared(size: int, steps: int, devices: int) -> Share:
+    """A batch of size x steps rows shared among devices so that it stays the same.
 
     Raises:
         UserError: it cannot be shared evenly.
     """
     if steps % devices == 0:
-        return {PER_DEVICE: size, ACCUMULATION: steps // devices}
+        return Share(devices, size, steps // devices)
     if (size * steps) % devices == 0:
         part = size * steps // devices
         fits = max(n for n in range(1, size + 1) if part % n == 0)
-        return {PER_DEVICE: fits, ACCUMULATION: part // fits}
+        return Share(devices, fits, part // fits)
     raise UserError(
         f"train.devices={devices} cannot share a batch of {size * steps} rows evenly: change train.devices, "
         f"train.args.{PER_DEVICE}={size} or train.args.{ACCUMULATION}={steps}"

@@ -19,6 +19,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from pipeline.unkeyed import NOTHING, Unkeyed
+
 #: Raise a stage's number when its code changes what it writes: older artifacts are then left alone and made anew.
 VERSIONS = {
     "prepare": 1,
@@ -65,9 +67,7 @@ class Step:
     name: str  # for people; not part of the key
     settings: Mapping[str, Any]
     inputs: Mapping[str, Step | External] = field(default_factory=dict)
-    unkeyed: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # settings that change no result: batch sizes, devices
+    unkeyed: Unkeyed = NOTHING  # what changes no result: batch sizes, devices
 
     @property
     def version(self) -> int:

@@ -4,7 +4,8 @@
     python -m pipeline.worker --launch N SPEC     accelerate's launcher with N ranks
     python -m pipeline.worker SPEC                one of its ranks
 
-SPEC (a file, or a line): {"stage", "log", "jobs": [{"name", "settings", "unkeyed", "inputs": {role: folder}, "output"}]}.
+SPEC (a file, or a line): {"stage", "log", "jobs": [{"name", "settings", "unkeyed", "inputs": {role: folder}, "output",
+"adapter_key"}]}.
 Jobs are finished one by one; each gets a `done.json`, after which the main process moves it to its final place. What
 happens is told on stdout as JSON lines (`pipeline.progress`): progress, and at the end `finished` or `error`.
 
@@ -33,6 +34,7 @@ from typing import Any
 from pipeline import progress
 from pipeline.job import Job, begin, finish
 from pipeline.processes import end_own_family
+from pipeline.unkeyed import read
 from safemerge.errors import UserError
 
 __all__ = ["Job", "finish"]  # what stages import from here
@@ -97,9 +99,10 @@ def read_jobs(spec: dict[str, Any]) -> list[Job]:
         Job(
             j["name"],
             j["settings"],
-            j["unkeyed"],
+            read(j["unkeyed"]),
             {role: Path(folder) for role, folder in j["inputs"].items()},
             Path(j["output"]),
+            j["adapter_key"],
         )
         for j in spec["jobs"]
     ]

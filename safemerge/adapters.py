@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from safemerge.checkpoints import fetch, first_line, read_json
-from safemerge.errors import UserError
+from safemerge.checkpoints import fetch, read_json
+from safemerge.errors import UserError, first_line
 from safemerge.table import module_order
 
 CONFIG, WEIGHTS, WEIGHTS_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

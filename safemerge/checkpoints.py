@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safemerge.errors import UserError
+from safemerge import hub
+from safemerge.errors import UserError, first_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -46,34 +47,7 @@ def fetch(reference: str, filename: str, *, missing_ok: bool = False) -> Path | 
     if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") > 1:
         raise UserError(f"no folder {reference}; give an existing folder or a hub id such as org/name")
     name, revision = split_reference(reference)
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision))
-    except errors.LocalEntryNotFoundError:  # a subclass of EntryNotFoundError that means offline, not absent
-        raise UserError(
-            f"cannot reach the hub for {filename} of {name}, and it is not cached; go online or give a folder"
-        ) from None
-    except errors.EntryNotFoundError:
-        if missing_ok:
-            return None
-        raise UserError(f"{name} on the hub has no {filename}") from None
-    except errors.GatedRepoError:
-        raise UserError(
-            f"{name} is gated on the hub; accept its licence there and log in with `hf auth login`"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise UserError(
-            f"no model {reference} here or on the hub ({type(error).__name__}); check the name"
-        ) from None
-    except (OSError, errors.HfHubHTTPError) as error:
-        raise UserError(f"cannot fetch {filename} of {name}: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's message as one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return hub.file(hub.Repo(name, revision), filename, missing_ok=missing_ok)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from safemerge.adapters import Adapter, load_adapter
 from safemerge.apply import complete_folder
-from safemerge.checkpoints import INDEX, SINGLE, Checkpoint, fetch, first_line
-from safemerge.errors import UserError
+from safemerge.checkpoints import INDEX, SINGLE, Checkpoint, fetch
+from safemerge.errors import UserError, first_line
 from safemerge.measure import open_checkpoint
 
 # Everything else that a model folder needs beside its weights; absent ones are skipped.

@@ -34,12 +34,12 @@ from pipeline.stage_settings import (
     Similarity,
     TrainingRows,
 )
-from pipeline.steps import ACCUMULATION, PER_DEVICE
 from pipeline.store import MANIFEST, VERSIONS
+from pipeline.unkeyed import NOTHING, Engine, Origin, Share, Unkeyed
 
 GOLDEN = Path(__file__).parent / "unit" / "golden.json"
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-DTYPE = {"dtype": "float32"}
+ENGINE = Engine(16, 2, 0.5, 1)
 
 
 class Runs:
@@ -49,13 +49,14 @@ class Runs:
         self.folder = folder
 
     def __call__(
-        self, stage: str, name: str, settings: Settings, unkeyed: Any = None, **inputs: Path
+        self, stage: str, name: str, settings: Settings, unkeyed: Unkeyed = NOTHING, **inputs: Path
     ) -> Path:
         from importlib import import_module
 
         output = self.folder / name
         output.mkdir()
-        job = Job(name, json.loads(json.dumps(settings.keyed())), unkeyed or {}, inputs, output)
+        told = json.loads(json.dumps(settings.keyed()))
+        job = Job(name, told, unkeyed, inputs, output, "x" if "adapter" in inputs else "")
         begin(1)
         import_module(f"pipeline.stages.{stage}").run([job])
         (output / MANIFEST).write_text(json.dumps({"settings": job.settings}))
@@ -81,7 +82,7 @@ def text(path: Path) -> str:
 
 def found(folder: Path) -> dict[str, Any]:
     """The values of all stages, on rows of the bundled data and a model of a few thousand weights."""
-    run, source = Runs(folder), {"source": BUNDLED}
+    run, source = Runs(folder), Origin(BUNDLED)
     rows = run("prepare", "rows", TrainingRows("gsm8k", 8, None, ""), source)
     safety = run("prepare", "safety", TrainingRows("safety", 8, "safety", ""), source)
     items = run("prepare", "items", BenchmarkItems("directharm", 4, ""), source)
@@ -98,7 +99,7 @@ def found(folder: Path) -> dict[str, Any]:
         args = {"max_steps": 2, "learning_rate": 0.01, "max_length": 512, "logging_steps": 1}
         args |= {"gradient_checkpointing": False}
         settings = Finetune(name, lora, "float32", 4, args, seed, None)
-        return run("finetune", name, settings, {PER_DEVICE: 4, ACCUMULATION: 1}, model=model, **data)
+        return run("finetune", name, settings, Share(1, 4, 1), model=model, **data)
 
     aligned = run(
         "prepare", "aligned", MergedModel(), model=base, adapter=lora("align", base, 0, safety=safety)
@@ -109,9 +110,7 @@ def found(folder: Path) -> dict[str, Any]:
     repair = {"kind": "blend", "alpha": 0.8, "combine": "peft_linear"}
     merge = run("merge", "merge", Merge([modules[0].module], repair), task=task, safety=refusing)
     decoding = Generate("transformers", "float32", 6, "dev", None, 0.0, None, None)
-    replies = run(
-        "generate", "replies", decoding, {"adapter_key": "x"}, model=aligned, items=items, adapter=merge
-    )
+    replies = run("generate", "replies", decoding, ENGINE, model=aligned, items=items, adapter=merge)
     compared = {"model": aligned, "adapter": merge, "replies/directharm": replies}
     compare = artifacts.parity(run("parity", "parity", Parity("float32", None, 2, "x"), **compared))
     likely = [
@@ -135,7 +134,7 @@ def found(folder: Path) -> dict[str, Any]:
     head = run("prepare", "head", fit, model=base, pairs=pairs, calibration=calibration)
     probe = run("judge", "probe", ProbeJudge(), model=base, head=head, replies=replies)
     answers = GuardJudge("evaluation.guard_format.SmallGuard", "", 0.5, 2, None, "transformers", "float32")
-    guard = run("judge", "guard", answers, model=base, replies=replies)
+    guard = run("judge", "guard", answers, ENGINE, model=base, replies=replies)
     return {
         "prepare": {
             "texts": [text(folder / artifacts.ROWS) for folder in (rows, safety, pairs, calibration)],

@@ -15,6 +15,7 @@ from pipeline.artifacts import LOG, LabelRow, Labels, model_folder
 from pipeline.progress import report
 from pipeline.stage_settings import Finetune
 from pipeline.steps import ACCUMULATION, PER_DEVICE
+from pipeline.unkeyed import Share
 from pipeline.worker import Job
 from safemerge.errors import UserError
 
@@ -96,7 +97,8 @@ def train(job: Job, share: tuple[int, int]) -> None:
             report(share[0] * state.max_steps + state.global_step, share[1] * state.max_steps, note)
 
     settings = Finetune(**job.settings)
-    args = settings.args | {key: job.unkeyed[key] for key in (PER_DEVICE, ACCUMULATION)}
+    batch = job.beside(Share)
+    args = settings.args | {PER_DEVICE: batch.rows, ACCUMULATION: batch.accumulation}
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:

@@ -19,6 +19,7 @@ from pipeline import artifacts
 from pipeline.artifacts import COMPLETIONS, model_folder
 from pipeline.progress import report
 from pipeline.stage_settings import Generate
+from pipeline.unkeyed import Engine
 from pipeline.worker import Job, finish
 
 PARTIAL = "rows.partial.jsonl"  # in the order of arrival; a last line cut by a crash is ignored
@@ -91,11 +92,11 @@ def run(jobs: list[Job]) -> None:
                 continue
             ids = prompt_ids(tokenizer, prompt, system=settings.system_prompt)
             name, adapter = f"{number}:{key}", job.inputs.get("adapter")
-            served = job.unkeyed["adapter_key"] or ""
-            requests[name] = its, key, Request(name, ids, mine.max_tokens, adapter, served, item=key)
+            request = Request(name, ids, mine.max_tokens, adapter, job.adapter_key, item=key)
+            requests[name] = its, key, request
     total = sum(len(its.prompts) for its in work)
     count = total - len(requests)
-    unkeyed = {k: v for k, v in jobs[0].unkeyed.items() if k != "adapter_key"}
+    engine = jobs[0].beside(Engine)
     sampling: dict[str, Any] = {"temperature": settings.temperature}
     if settings.top_p is not None and settings.seed is not None:
         sampling |= {"top_p": settings.top_p, "seed": settings.seed}
@@ -107,7 +108,10 @@ def run(jobs: list[Job]) -> None:
             backend=settings.backend,
             dtype=settings.dtype,
             **sampling,
-            **unkeyed,
+            max_num_seqs=engine.max_num_seqs,
+            max_loras=engine.max_loras,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            tensor_parallel_size=engine.tensor_parallel_size,
         )
         for reply in replies:
             its, key, _ = requests[reply.key]

@@ -17,6 +17,7 @@ from pipeline.artifacts import HEAD, THRESHOLD, USAGE, VERDICTS, model_folder
 from pipeline.config import locate
 from pipeline.progress import report
 from pipeline.stage_settings import GuardJudge, PhrasesJudge, ProbeJudge, ServerJudge, of_judge
+from pipeline.unkeyed import Asking, Engine
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
 
@@ -115,7 +116,7 @@ def by_server(jobs: list[Job], settings: ServerJudge) -> None:
     known: dict[tuple[str, str], Verdict] = {}
     for position, job in enumerate(jobs):
         with job.finishing():
-            replies = artifacts.replies(job.inputs["replies"])
+            asking, replies = job.beside(Asking), artifacts.replies(job.inputs["replies"])
             new = list(dict.fromkeys((r.prompt, r.completion) for r in replies))
             new = [pair for pair in new if pair not in known]
             report(position, len(jobs), job.name)
@@ -124,7 +125,10 @@ def by_server(jobs: list[Job], settings: ServerJudge) -> None:
                 model=settings.model,
                 max_tokens=settings.max_tokens,
                 base_url=settings.base_url,
-                **{k: v for k, v in job.unkeyed.items() if k != "price"},
+                api_key_env=asking.api_key_env,
+                attempts=asking.attempts,
+                parallel=asking.parallel,
+                timeout_s=asking.timeout_s,
             )
             if new and usage.failures == len(new):
                 raise UserError(
@@ -134,7 +138,7 @@ def by_server(jobs: list[Job], settings: ServerJudge) -> None:
             known |= dict(zip(new, found, strict=True))
             verdicts = [replace(known[r.prompt, r.completion], id=r.id) for r in replies]
             write_jsonl(job.output / VERDICTS, verdicts)
-            cost = usage.cost(*job.unkeyed["price"])
+            cost = usage.cost(asking.prompt_price, asking.completion_price)
             (job.output / USAGE).write_text(json.dumps({**vars(usage), "cost": cost}) + "\n")
 
 
@@ -163,11 +167,19 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
         )
         for i, (prompt, response) in enumerate(distinct)
     ]
-    unkeyed = {k: v for k, v in jobs[0].unkeyed.items() if k != "adapter_key"}
+    engine = jobs[0].beside(Engine)
     report(0, len(requests), "loading the judge")
     answers: dict[tuple[str, str], tuple[str, float | None]] = {}
     answered = generate(
-        folder, requests, backend=settings.backend, dtype=settings.dtype, logprobs=10, **unkeyed
+        folder,
+        requests,
+        backend=settings.backend,
+        dtype=settings.dtype,
+        logprobs=10,
+        max_num_seqs=engine.max_num_seqs,
+        max_loras=engine.max_loras,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        tensor_parallel_size=engine.tensor_parallel_size,
     )
     for count, reply in enumerate(answered, 1):
         answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))

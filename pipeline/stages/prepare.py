@@ -24,34 +24,19 @@ from pipeline.stage_settings import (
     TrainingRows,
     of_prepare,
 )
+from pipeline.unkeyed import Folder, Origin
 from pipeline.worker import Job
+from safemerge import hub
 from safemerge.errors import UserError
+
+#: What transformers and vLLM read of a model on the hub.
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 
 
 def from_hub(settings: HubModel, output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    name, revision = settings.id, settings.revision
-    try:
-        path = snapshot_download(
-            name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]
-        )
-    except GatedRepoError as error:
-        raise UserError(f"{name} is gated: accept its licence on the hub and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{name} is not on the hub, or HF_TOKEN may not read it") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"cannot fetch {name}@{revision} from the hub ({type(error).__name__}): check the network"
-        ) from error
-    (output / MODEL).write_text(json.dumps({"path": path, "id": name, "commit": Path(path).name}))
+    path = hub.snapshot(hub.Repo(settings.id, settings.revision), MODEL_FILES)
+    (output / MODEL).write_text(json.dumps({"path": str(path), "id": settings.id, "commit": path.name}))
 
 
 def from_gguf(settings: GgufModel, output: Path) -> None:
@@ -134,11 +119,12 @@ def rows(job: Job, settings: TrainingRows | BenchmarkItems | LabelledPairs) -> N
             pairs: list[schema.GuardRow] = schema.spread(found, settings.limit or len(found))
             schema.write_jsonl(path, pairs)
         case TrainingRows():
-            source, limit = job.unkeyed["source"], settings.limit
+            source, limit = job.beside(Origin).source, settings.limit
             examples = loading.training(settings.dataset, source=source, limit=limit, part=settings.part)
             schema.write_jsonl(path, examples)
         case BenchmarkItems():
-            items = loading.items(settings.dataset, source=job.unkeyed["source"], limit=settings.limit)
+            source = job.beside(Origin).source
+            items = loading.items(settings.dataset, source=source, limit=settings.limit)
             schema.write_jsonl(path, items)
 
 
@@ -155,7 +141,7 @@ def make(job: Job, settings: Settings) -> None:
             from_gguf(settings, job.output)
         case LocalModel():
             (job.output / MODEL).write_text(
-                json.dumps({"path": job.unkeyed["path"], "content": settings.content})
+                json.dumps({"path": job.beside(Folder).path, "content": settings.content})
             )
         case ScratchModel():
             from pipeline.stages.scratch import pretrain

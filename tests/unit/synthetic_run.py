@@ -49,6 +49,7 @@ BEHAVIOUR: dict[str, Behaviour] = {  # by the method's file in conf/method
     "safelora": (0.68, 0.30, 0.05),
     "full": (0.50, 0.06, 0.11),
 }
+KEEP = 0.9  # of the utility gained
 TAUS, ALPHAS = ["q0.25", "q0.5", "q0.75"], [0.5, 0.8]
 CONTROLS = ("random_k", "highest_k")  # files in conf/method
 
@@ -100,6 +101,7 @@ def write_run(
                  peak_memory_bytes=3 * 2**30),
         ],
         config={"model": {"name": model}, "train": {"learning_rate": 1e-3, "note": "<b>not bold</b>"}},
+        keep_gain=KEEP,
         runs=[_entry(folder, model, task, seed, n, fail, evil, draws) for seed in seeds],
     )  # fmt: skip
     path = folder / "run.json"

@@ -74,7 +74,7 @@ def test_a_task_with_its_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         folders[name].mkdir()
         begin(1)
         settings = json.loads(json.dumps(dict(step.settings)))
-        prepare.run([Job(name, settings, dict(step.unkeyed), {}, folders[name])])
+        prepare.run([Job(name, settings, step.unkeyed, {}, folders[name])])
     assert artifacts.examples(folders["rows"])[0].response == "c-a-t"
     items = artifacts.items(folders["items"])
     assert {item.half for item in items} == {"dev", "test"} and len(items) == 8

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No import of vLLM, no network."""
     monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "0.32.0")
-    monkeypatch.setattr(preflight, "hub_reachable", lambda: False)
+    monkeypatch.setattr("safemerge.hub.reachable", lambda: False)
     monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(precision, "gpus", list)
     monkeypatch.setattr(doctor, "CGROUP", Path("nowhere"))
@@ -147,7 +147,7 @@ def test_without_vllm_the_way_around_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_hub_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(preflight, "hub_reachable", lambda: time.sleep(30))
+    monkeypatch.setattr("safemerge.hub.reachable", lambda: time.sleep(30))
     before = time.monotonic()
     assert "does not answer" in doctor.hub().found
     assert time.monotonic() - before < 10

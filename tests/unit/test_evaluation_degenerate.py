@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from synthetic_run import CONF, display, write_run
+from synthetic_run import CONF, KEEP, display, write_run
 
 from data.schema import Completion, Item, Verdict, read_jsonl, read_rows, write_jsonl
 from evaluation import figures
@@ -122,7 +122,7 @@ def halves_where_they_are_read(entry: EntryRecord, folder: Path) -> None:
     """As with `selection.grid: dev`: over-refusal on the test half alone, the dev half for a grid and its two ends,
     the test half for what is selected (a method without a grid always is).
     """
-    selected = {point.label for point in choose_points(load_entry(entry, folder), "dev")[0].values()}
+    selected = {point.label for point in choose_points(load_entry(entry, folder), "dev", KEEP)[0].values()}
     for point in entry.points:
         grid = point.method in GRIDS
         dev: list[HalfName] = ["dev"] if grid or point.method in ("aligned", "finetuned") else []
@@ -279,7 +279,7 @@ def test_a_method_is_drawn_as_its_configuration_says(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Figure, "savefig", look)
     _, [entry] = load(changed_run(tmp_path, yours, seeds=(0,), n=16))
-    chosen, _ = choose_points(entry, "dev")
+    chosen, _ = choose_points(entry, "dev", KEEP)
     figures.pareto(entry, chosen, tmp_path / "pareto")
     shown = display("safemerge")
     assert drawn["SafeMERGE (exact merge)"] == (shown.colour, shown.marker)

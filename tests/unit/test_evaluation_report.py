@@ -17,6 +17,7 @@ from synthetic_run import EVIL, write_run
 from data.schema import Verdict, read_rows
 from evaluation import page, readme, results, statistics, tables
 from evaluation.report import build_report, main, print_headline
+from evaluation.run_file import read_run
 from safemerge.errors import UserError
 
 
@@ -152,6 +153,18 @@ def test_several_runs_make_one_report_and_a_repeated_one_is_refused(run_json, tm
     with pytest.raises(UserError, match="two runs hold"):
         build_report([run_json, run_json], tmp_path / "report")
     assert (tmp_path / "report" / "report.md").read_text() == before  # a failure leaves the old report
+
+
+def test_the_rule_of_a_report_is_its_runs_own(tmp_path, monkeypatch):
+    """And one given at the rebuild is followed instead."""
+    monkeypatch.setattr("evaluation.report.draw", lambda *_: ({0: {}}, []))
+    path = write_run(tmp_path, n=8, seeds=(0,))
+    run = read_run(path)
+    run.keep_gain = 0.65
+    run.write(path)
+    for share, shown in ((None, "65%"), (0.4, "40%")):
+        [group] = build_report(path, tmp_path / "report", keep=share).groups
+        assert f"keep at least {shown} of the utility" in group.rule
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": []}', "{"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_run import write_run
+from synthetic_run import KEEP, write_run
 
 from evaluation import readme, results, sections, selection
 from evaluation.analysis import Group, analyse
@@ -21,38 +22,50 @@ from safemerge.errors import UserError
 
 def test_selection_rule():
     points = [Candidate(0, 0.10, 0.50, 4), Candidate(1, 0.20, 0.68, 3), Candidate(2, 0.20, 0.68, 2)]
-    assert selection.choose(points, 0.2, 0.7) == selection.Choice(2, pytest.approx(0.65), True)
+    assert selection.choose(points, 0.2, 0.7, keep=KEEP) == selection.Choice(2, pytest.approx(0.65), True)
     assert selection.choose(points, 0.2, 0.7, keep=0.5).index == 0
-    assert selection.choose(points, 0.9, 0.7).floor == pytest.approx(
+    assert selection.choose(points, 0.9, 0.7, keep=KEEP).floor == pytest.approx(
         0.68
     )  # nothing gained: fine-tuned minus slack
-    nothing = selection.choose(points, 0.2, 1.5)
+    nothing = selection.choose(points, 0.2, 1.5, keep=KEEP)
     assert (nothing.index, nothing.met) == (2, False)
-    assert selection.choose([Candidate(0, math.nan, 0.9, 1), *points], 0.2, 0.7).index == 2
+    assert selection.choose([Candidate(0, math.nan, 0.9, 1), *points], 0.2, 0.7, keep=KEEP).index == 2
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 9)), min_size=1, max_size=9))
 @settings(max_examples=60, deadline=None)
 def test_no_other_allowed_point_is_less_harmful(raw):
     points = [Candidate(i, *values) for i, values in enumerate(raw)]
-    found = selection.choose(points, 0.3, 0.6)
+    found = selection.choose(points, 0.3, 0.6, keep=KEEP)
     allowed = [p for p in points if p.utility >= found.floor]
     assert found.met == bool(allowed)
     if allowed:
         assert points[found.index].harm == min(p.harm for p in allowed)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.95, None])
+@pytest.mark.parametrize("keep", [0.0, 0.95])
 def test_the_share_to_keep_is_the_runs_own(keep, tmp_path):
     run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))
-    run.config = {} if keep is None else {"selection": {"keep_gain": keep}}
-    assert results.keep_of([run, run]) == (selection.KEEP if keep is None else keep)
+    run.keep_gain = keep
+    assert results.keep_of([run, run]) == keep
+    with pytest.raises(UserError, match=r"different selection\.keep_gain .*one --keep"):
+        results.keep_of([run, run.model_copy(update={"keep_gain": 0.5})])
+
+
+def test_a_run_that_does_not_say_what_share_it_kept_is_refused(tmp_path):
+    """Any share assumed in its place would select other points than the run reported."""
+    path = write_run(tmp_path, n=8, seeds=(0,))
+    found = json.loads(path.read_text())
+    del found["keep_gain"]
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"keep_gain: Field required; run `make report`"):
+        results.read_run(path)
 
 
 def test_choice_looks_at_the_development_half_only(tmp_path):
     path = write_run(tmp_path, n=40, seeds=(3,))
     _, [entry] = results.load(path)
-    before, _ = choose_points(entry, "dev")
+    before, _ = choose_points(entry, "dev", KEEP)
 
     def turned(row):
         return (
@@ -61,7 +74,7 @@ def test_choice_looks_at_the_development_half_only(tmp_path):
 
     for point in entry.points:  # turn the test half upside down
         point.scored["directharm"]["guard"] = [turned(row) for row in point.scored["directharm"]["guard"]]
-    after, _ = choose_points(entry, "dev")
+    after, _ = choose_points(entry, "dev", KEEP)
     assert {k: p.label for k, p in before.items()} == {k: p.label for k, p in after.items()}
     chosen, control = before["SafeMERGE (exact merge)"], before["Control: random modules (exact merge)"]
     assert control.spec.merged_modules == chosen.spec.merged_modules
@@ -71,7 +84,7 @@ def test_choice_looks_at_the_development_half_only(tmp_path):
 def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(tmp_path):
     path = write_run(tmp_path, n=20, seeds=(3,), draws=(0, 1))
     _, [entry] = results.load(path)
-    chosen, _ = choose_points(entry, "dev")
+    chosen, _ = choose_points(entry, "dev", KEEP)
     rows = [name for name, point in chosen.items() if point.method == "random"]
     assert rows == [f"Control: random modules (exact merge, draw {draw})" for draw in (0, 1)]
     assert [chosen[row].spec.draw for row in rows] == [0, 1]
@@ -84,7 +97,7 @@ def test_every_random_draw_is_a_row_of_its_own_at_the_size_of_the_chosen_point(t
 def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_path):
     path = write_run(tmp_path, n=60, seeds=(3,))
     _, entries = results.load(path)
-    [group] = analyse(entries)
+    [group] = analyse(entries, keep=KEEP)
     rates = {row.name: row.rates for row in group.headline}
     [ours] = [row for row in group.recovery if row.method == "safemerge"]
     harm, utility = group.first_harm, group.utility
@@ -103,7 +116,7 @@ def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_p
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory) -> Group:
-    [found] = analyse(results.load(write_run(tmp_path_factory.mktemp("run"), n=8, seeds=(0,)))[1])
+    [found] = analyse(results.load(write_run(tmp_path_factory.mktemp("run"), n=8, seeds=(0,)))[1], keep=KEEP)
     return found
 
 
@@ -133,7 +146,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one_another(settings, tmp_path):
         run.settings = its
         run.write(path)
         entries += results.load(path)[1]
-    groups = analyse(entries)
+    groups = analyse(entries, keep=KEEP)
     if len(set(settings)) == 1:
         assert [group.seeds for group in groups] == [[0, 1]] and "settings" not in groups[0].title
     else:
@@ -145,7 +158,7 @@ def test_runs_of_other_settings_are_no_seeds_of_one_another(settings, tmp_path):
 def test_stand_in_data_never_fills_the_papers_table(data, filled, tmp_path):
     run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))
     run.runs[0].model, run.runs[0].data = "llama3.1-8b", data
-    groups = analyse([results.load_entry(run.runs[0], tmp_path)])
+    groups = analyse([results.load_entry(run.runs[0], tmp_path)], keep=KEEP)
     ours = [
         row[-1] for row in literature_table(groups).rows if row[:3] == ["llama3.1-8b", "gsm8k", "SafeMERGE"]
     ]
@@ -160,7 +173,7 @@ def test_what_is_said_of_the_released_merge_follows_the_seeds_of_the_roles(seeds
     run.runs[0].role_seeds = seeds
     point = next(point for point in run.runs[0].points if point.combine == "exact")
     point.combine = "peft_linear"
-    [group] = analyse([results.load_entry(run.runs[0], tmp_path)])
+    [group] = analyse([results.load_entry(run.runs[0], tmp_path)], keep=KEEP)
     assert words in next(note for note in group.notes if note.startswith("Two arithmetics"))
 
 
@@ -170,7 +183,7 @@ def test_another_judges_verdicts_never_pass_for_the_primary_ones(tmp_path):
     del point.verdicts["directharm"]["guard"]
     entry = results.load_entry(run.runs[0], tmp_path)
     with pytest.raises(UserError, match="finetuned has no verdicts of guard on directharm"):
-        analyse([entry])
+        analyse([entry], keep=KEEP)
 
 
 def test_seeds_that_answered_other_prompts_are_refused(tmp_path):
@@ -178,4 +191,4 @@ def test_seeds_that_answered_other_prompts_are_refused(tmp_path):
     entries = [results.load(write_run(tmp_path / str(seed), n=8, seeds=(seed,)))[1][0] for seed in (0, 1)]
     entries[1].items["directharm"] = entries[1].items["directharm"][::-1]
     with pytest.raises(UserError, match=r"seeds 0 and 1 .* answered other prompts of directharm"):
-        analyse(entries)
+        analyse(entries, keep=KEEP)

@@ -30,12 +30,12 @@ def test_the_plan_of_a_paper_model(
     """Stages, ids, revisions and download sizes; nothing is written."""
     from rich.console import Console
 
-    from pipeline import overview, preflight
+    from pipeline import overview
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
-    monkeypatch.setattr(preflight, "hub_reachable", lambda seconds=3.0: False)
+    monkeypatch.setattr("safemerge.hub.reachable", lambda seconds=3.0: False)
     x = experiment(model=model)
     overview.show(x, Store(tmp_path / "store"), Console(width=200))
     said = capsys.readouterr().out

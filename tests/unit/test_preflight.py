@@ -11,7 +11,9 @@ from hydra import compose, initialize_config_dir
 from pipeline import plan, preflight
 from pipeline.config import check
 from pipeline.store import Store
+from safemerge import hub
 from safemerge.errors import UserError
+from tests.planning import fill
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -31,9 +33,9 @@ def no_network(*args: object, **options: object) -> None:
     raise OSError("unreachable")
 
 
-def experiment(model: str) -> plan.Experiment:
+def experiment(model: str, *overrides: str) -> plan.Experiment:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plan.build(check(compose("config", [f"model={model}"])))
+        return plan.build(check(compose("config", [f"model={model}", *overrides])))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,20 @@ def test_a_token_and_the_network_are_found(
     found = " ".join(preflight.missing(big, Store(tmp_path)))
     assert "token" not in found and "network" not in found and "GPU" in found
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert not preflight.hub_reachable()
+    assert not hub.reachable()
+
+
+def test_gated_data_sets_need_a_token_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that this run asks, and only until their rows are in the store."""
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: socket.socket())
+    store = Store(tmp_path)
+    for asked in (True, False):
+        benchmarks = "benchmark=[directharm,hexphi,xstest]" if asked else "benchmark=[directharm,xstest]"
+        x = experiment("smollm2-135m-hub", benchmarks, "judge=[refusal]")
+        found = " ".join(preflight.missing(x, store))
+        assert ("hub token for the gated LLM-Tuning-Safety/HEx-PHI" in found) is asked
+    fill(store, experiment("smollm2-135m-hub", "benchmark=[directharm,hexphi]").items["hexphi"])
+    assert preflight.gated_data(experiment("smollm2-135m-hub", "benchmark=[directharm,hexphi]"), store) == []
 
 
 def test_a_stored_login_is_a_token(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ import psutil
 import pytest
 from rich.console import Console
 
+from data.dataset import BUNDLED
 from pipeline import display
 from pipeline import store as store_module
 from pipeline.__main__ import guarded
 from pipeline.run import Runner, StageError, sharing
 from pipeline.store import Step, Store
+from pipeline.unkeyed import Origin, Share, Unkeyed
 from pipeline.worker_process import parsed
 from safemerge.errors import UserError
 from tests.fake_stage import install
@@ -124,8 +126,7 @@ def test_a_failed_stage_is_exit_code_1(
 
 def test_an_inline_step_with_bad_input_is_the_users_error(runner: Runner) -> None:
     settings = {"what": "items", "dataset": "directharm", "limit": 0, "fingerprint": ""}
-    source = {"source": "bundled", "root": None, "datasets": {}}
-    step = Step("prepare", "prompts", settings, {}, {"source": source})
+    step = Step("prepare", "prompts", settings, {}, Origin(BUNDLED))
     with pytest.raises(UserError, match="limit=0"):
         runner.ensure("data", [step])
     assert not runner.store.has(step)
@@ -134,8 +135,7 @@ def test_an_inline_step_with_bad_input_is_the_users_error(runner: Runner) -> Non
 def test_inline_steps_need_no_process(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     settings = {"what": "items", "dataset": "directharm", "limit": 8, "fingerprint": ""}
-    source = {"source": "bundled", "root": None, "datasets": {}}
-    step = Step("prepare", "prompts", settings, {}, {"source": source})
+    step = Step("prepare", "prompts", settings, {}, Origin(BUNDLED))
     monkeypatch.setattr("pipeline.provenance.collect", dict)
     runner.ensure("data", [step])
     assert len((runner.store.path(step) / "rows.jsonl").read_text().splitlines()) == 8
@@ -184,21 +184,22 @@ def test_vllm_has_a_kept_worker_of_its_own(stage: str, runner: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "settings", "speed", "expected"),
+    ("capability", "settings", "devices", "expected"),
     [
-        (None, {}, {}, "torch"),
-        (None, {"backend": "transformers"}, {"devices": 1}, "torch"),
-        (None, {"backend": "vllm"}, {}, "vllm"),
-        (None, {}, {"devices": 2}, None),
-        ((9, 0), {}, {}, None),
-        ((9, 0), {"backend": "vllm"}, {}, None),
+        (None, {}, 0, "torch"),
+        (None, {"backend": "transformers"}, 1, "torch"),
+        (None, {"backend": "vllm"}, 0, "vllm"),
+        (None, {}, 2, None),
+        ((9, 0), {}, 0, None),
+        ((9, 0), {"backend": "vllm"}, 0, None),
     ],
 )
 def test_which_steps_share_a_worker(
-    capability: Any, settings: dict, speed: dict, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    capability: Any, settings: dict, devices: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.run.cuda_capability", lambda: capability)
-    assert sharing([Step("judge", "x", settings, {}, speed)]) == expected
+    unkeyed = Share(devices, 1, 1) if devices else Unkeyed()
+    assert sharing([Step("judge", "x", settings, {}, unkeyed)]) == expected
 
 
 def test_where_a_gpu_must_be_empty_each_stage_has_a_process_that_is_gone_before_the_next(
@@ -213,10 +214,10 @@ def test_where_a_gpu_must_be_empty_each_stage_has_a_process_that_is_gone_before_
 
 
 def test_the_ranks_of_a_launcher_report_and_finish(stage: str, runner: Runner) -> None:
-    step = Step(stage, "several", {"do": "one"}, {}, {"devices": 2})
+    step = Step(stage, "several", {"do": "one"}, {}, Share(2, 1, 1))
     runner.ensure("several", [step])
     assert runner.store.has(step) and runner.costs[0].cpu_s > 0
-    bad = Step(stage, "bad", {"do": "bad input"}, {}, {"devices": 2})
+    bad = Step(stage, "bad", {"do": "bad input"}, {}, Share(2, 1, 1))
     with pytest.raises(UserError, match="rows=0"):
         runner.ensure("several", [bad])
 

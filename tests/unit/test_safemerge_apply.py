@@ -1,4 +1,4 @@
-"""Repaired adapter folders, against dense arithmetic, PEFT's own merges and transformers' logits."""
+"""What a repair makes of the weights, against dense arithmetic, PEFT's own merges and transformers' logits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import torch
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file
 
-from safemerge import methods, read_table, repair_adapter, similarity_table
-from safemerge.adapters import load_adapter
-from safemerge.errors import UserError
+from safemerge import methods, repair_adapter, similarity_table
 from safemerge.selection import Repair
 from tests.conftest import Pico
-from tests.pico import QKV, deltas, dense_rho, modules, write_lora
+from tests.pico import QKV, deltas, modules, write_lora
 
 BLEND = Repair("blend", alpha=0.7)
 SOME = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
@@ -194,17 +192,6 @@ def test_truncation_reports_its_error(pico: Pico, tmp_path: Path) -> None:
     assert info["svd_error"] == pytest.approx(max(errors), rel=1e-4)
 
 
-@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_output_has_the_input_dtype_unless_told(tmp_path: Path, stored: torch.dtype) -> None:
-    task = write_lora(tmp_path / "task", dtype=stored)
-    safety = write_lora(tmp_path / "safety", seed=1)
-    for dtype, name in ((None, "same"), (torch.float32, "wide")):
-        repair_adapter(
-            task=task, safety=safety, selected=SOME, repair=BLEND, output=tmp_path / name, dtype=dtype
-        )
-        assert {tensor.dtype for _, tensor in _tensors(tmp_path / name)} == {dtype or stored}
-
-
 def test_logits_in_peft_equal_dense_deltas(pico: Pico, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -223,82 +210,6 @@ def test_logits_in_peft_equal_dense_deltas(pico: Pico, tmp_path: Path) -> None:
         untouched = AutoModelForCausalLM.from_pretrained(pico.aligned)(ids).logits.double()
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert relative(untouched, expected) > 0.1  # the adapter is really in use
-
-
-def test_card_and_table_say_what_was_done(pico: Pico, tmp_path: Path) -> None:
-    rows = similarity_table(base=pico.base, aligned=pico.aligned, adapter=pico.task)
-    card = {"method": "safemerge", "tau": 0.71}
-    out = tmp_path / "out"
-    repair_adapter(
-        task=pico.task, safety=pico.safety, selected=SOME, repair=BLEND, output=out, card=card, rows=rows
-    )
-    text = (out / "README.md").read_text()
-    for expected in (
-        "| tau | 0.71 |",
-        "| alpha | 0.7 |",
-        "| combine | exact |",
-        "2 of 14",
-        SOME[0],
-        "median",
-    ):
-        assert expected in text
-    assert load_adapter(pico.task).digest in text
-    assert load_adapter(pico.safety).digest in text
-    assert read_table(out / "similarity.csv") == rows
-
-
-def test_the_table_is_the_definition(pico: Pico) -> None:
-    seen: list[tuple[int, int, str]] = []
-    rows = similarity_table(
-        base=pico.base, aligned=pico.aligned, adapter=pico.task, progress=lambda *step: seen.append(step)
-    )
-    base, aligned = load_file(pico.base / "model.safetensors"), load_file(pico.aligned / "model.safetensors")
-    task = deltas(pico.task)
-    assert [row.module for row in rows] == list(modules())
-    assert seen == [(i, 14, row.module) for i, row in enumerate(rows, start=1)]
-    for row in rows:
-        v = aligned[f"{row.module}.weight"].double() - base[f"{row.module}.weight"].double()
-        assert row.rho == pytest.approx(dense_rho(task[row.module], v), abs=1e-6)
-        assert row.norm_task == pytest.approx(float(task[row.module].norm()), rel=1e-6)
-        assert row.norm_v == pytest.approx(float(v.norm()), rel=1e-6)
-
-
-def test_an_existing_output_is_kept_and_a_failure_leaves_nothing(pico: Pico, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    repair_adapter(task=pico.task, safety=pico.safety, selected=SOME, repair=BLEND, output=out)
-    before = (out / "adapter_model.safetensors").read_bytes()
-    with pytest.raises(UserError, match="exists"):
-        repair_adapter(task=pico.task, safety=pico.safety, selected=(), repair=BLEND, output=out)
-    assert (out / "adapter_model.safetensors").read_bytes() == before
-    repair_adapter(task=pico.task, safety=pico.safety, selected=(), repair=BLEND, output=out, overwrite=True)
-    assert (out / "adapter_model.safetensors").read_bytes() != before
-    with pytest.raises(TypeError):
-        repair_adapter(
-            task=pico.task, safety=pico.safety, selected=(), repair=BLEND, output=tmp_path / "x", card=3
-        )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"selected": ("model.layers.9.mlp.up_proj",)}, "model.layers.9.mlp.up_proj is selected"),
-        ({"safety": None}, "needs a safety adapter"),
-        ({"repair": Repair("project")}, "needs the base and aligned models"),
-    ],
-)
-def test_bad_requests_are_refused(pico: Pico, tmp_path: Path, change: dict, message: str) -> None:
-    request = {
-        "task": pico.task,
-        "safety": pico.safety,
-        "selected": SOME,
-        "repair": BLEND,
-        "output": tmp_path / "out",
-    }
-    with pytest.raises(UserError, match=message):
-        repair_adapter(**(request | change))
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_method_runs_end_to_end(pico: Pico, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""rho and the projection against their dense float64 definitions."""
+"""rho, its table and the projection against their dense float64 definitions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from safemerge import subspace
-from tests.pico import dense_rho
+from safemerge import similarity_table, subspace
+from tests.conftest import Pico
+from tests.pico import deltas, dense_rho, modules
 
 sizes = st.integers(1, 24)
 seeds = st.integers(0, 2**32 - 1)
@@ -131,3 +133,19 @@ def test_projection_is_c_times_dw(seed: int, d_out: int, d_in: int, rank: int) -
 
 def test_projection_on_an_empty_subspace_is_zero() -> None:
     assert not subspace.project(torch.ones(3, 2), torch.zeros(3, 4), 0.0).any()
+
+
+def test_the_table_is_the_definition(pico: Pico) -> None:
+    seen: list[tuple[int, int, str]] = []
+    rows = similarity_table(
+        base=pico.base, aligned=pico.aligned, adapter=pico.task, progress=lambda *step: seen.append(step)
+    )
+    base, aligned = load_file(pico.base / "model.safetensors"), load_file(pico.aligned / "model.safetensors")
+    task = deltas(pico.task)
+    assert [row.module for row in rows] == list(modules())
+    assert seen == [(i, 14, row.module) for i, row in enumerate(rows, start=1)]
+    for row in rows:
+        v = aligned[f"{row.module}.weight"].double() - base[f"{row.module}.weight"].double()
+        assert row.rho == pytest.approx(dense_rho(task[row.module], v), abs=1e-6)
+        assert row.norm_task == pytest.approx(float(task[row.module].norm()), rel=1e-6)
+        assert row.norm_v == pytest.approx(float(v.norm()), rel=1e-6)

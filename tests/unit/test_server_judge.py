@@ -13,6 +13,7 @@ from data.schema import Completion, Verdict, read_rows, write_jsonl
 from evaluation.server_judge import judge_with_server
 from pipeline.stage_settings import ServerJudge
 from pipeline.stages import judge
+from pipeline.unkeyed import Asking
 from pipeline.worker import Job
 from safemerge.errors import UserError
 
@@ -86,9 +87,7 @@ def job(tmp_path, name, rows, url):
     replies.mkdir()
     output.mkdir()
     write_jsonl(replies / "completions.jsonl", rows)
-    asking = {
-        "api_key_env": "NO_SUCH_KEY", "attempts": 1, "parallel": 2, "timeout_s": 5.0, "price": [1.0, 2.0],
-    }  # fmt: skip
+    asking = Asking("NO_SUCH_KEY", 1, 2, 5.0, 1.0, 2.0)
     settings = ServerJudge(
         target="evaluation.server_judge.judge_with_server", wording="", model="m", base_url=url, max_tokens=8
     )

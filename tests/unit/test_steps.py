@@ -32,8 +32,8 @@ def test_devices_share_the_batch(size: int, steps: int, devices: int) -> None:
             shared(size, steps, devices)
         return
     part = shared(size, steps, devices)
-    assert part[PER_DEVICE] * part[ACCUMULATION] * devices == size * steps
-    assert 1 <= part[PER_DEVICE] <= size, "no device holds more rows at once than it was given"
+    assert part.rows * part.accumulation * part.devices == size * steps and part.devices == devices
+    assert 1 <= part.rows <= size, "no device holds more rows at once than it was given"
 
 
 def test_the_same_adapter_from_two_devices() -> None:

@@ -16,6 +16,7 @@ from pipeline.artifacts import ADAPTER, COMPLETIONS, completions
 from pipeline.run import Runner
 from pipeline.stages.generate import PARTIAL, Work, appending, finished_rows
 from pipeline.store import DONE, MANIFEST, External, Step, Store, digest
+from pipeline.unkeyed import Share, Unkeyed
 from pipeline.worker import Job, finish
 
 
@@ -30,7 +31,7 @@ def step(**changes: object) -> Step:
 
 
 def test_key_ignores_the_order_of_settings_the_name_and_what_is_unkeyed() -> None:
-    other = step(settings={"args": {"b": 2, "a": 1}, "limit": 3}, name="same rows", unkeyed={"devices": 4})
+    other = step(settings={"args": {"b": 2, "a": 1}, "limit": 3}, name="same rows", unkeyed=Share(4, 2, 1))
     assert other.key == step().key
 
 
@@ -194,7 +195,7 @@ def test_an_artifact_finished_before_the_kill_is_picked_up(tmp_path: Path) -> No
 
 
 def job(output: Path) -> Job:
-    return Job("gsm8k", {}, {}, {}, output)
+    return Job("gsm8k", {}, Unkeyed(), {}, output)
 
 
 def work(output: Path, *ids: str) -> Work:

@@ -18,8 +18,11 @@ from evaluation.long_form import ResultRow
 from evaluation.run_file import Check, PointRecord, RunFile
 from pipeline import artifacts
 from pipeline.grid import Candidate
+from pipeline.job import Job
 from pipeline.settings import Config
 from pipeline.stage_settings import Finetune, Generate
+from pipeline.store import Step
+from pipeline.unkeyed import Asking, Engine
 """
 #: Each has one misspelt name.
 WRONG = {
@@ -28,9 +31,14 @@ WRONG = {
     "a verdict": "Verdict('i', 'unsave')",
     "run.json, written": "Check(name='n', status='pass', detials='')",
     "run.json, read": "def read(run: RunFile) -> str: return run.runs[0].primary_juge",
+    "a setting in run.json's record of them": "def looked_up(run: RunFile) -> object: return run.config['train']",
     "a point of run.json": "def point(its: PointRecord) -> int: return its.merged_moduels",
     "a stage's settings": "Generate('vllm', 'float32', 8, 'tset', None, 0.0, None, None)",
     "a stage's settings, read": "def settings(its: Finetune) -> int: return its.batchsize",
+    "what a stage is told outside the key": "Engine(1, 2, 0.5, tensor_parallel=1)",
+    "what a stage is told outside the key, read": "def asked(job: Job) -> int: return job.beside(Asking).attempt",
+    "the same, in no form": "def told(job: Job) -> object: return job.unkeyed.attempts",
+    "a step's, in no form": "Step('finetune', 'n', {}, {}, {'device': 2})",
     "the settings": "def config(its: Config) -> str | None: return its.selection.harms",
     "a candidate": "def steps(its: Candidate) -> object: return its.verdict",
     "a group": "def group(its: Group) -> object: return its.headlines",
