@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from evaluation.analysis import Group
 from evaluation.tables import Table, number, percent, rate_text
 
@@ -63,7 +65,13 @@ def judge_lines(group: Group) -> list[str]:
         if row.not_refused and row.method in ("aligned", "finetuned", "safemerge")
     ]
     if said:
-        lines.append(f"Non-refusal rate by the phrase judge, same prompts: {', '.join(said)}.")
+        mean = "mean over the seeds, " if len(group.seeds) > 1 else ""
+        agreed = next((row.found for row in group.agreement if row.benchmark == group.first_harm), None)
+        known = agreed is not None and not math.isnan(agreed.kappa)
+        kappa = (
+            f" Over all rows the two judges have Cohen's κ {agreed.kappa:.2f}." if agreed and known else ""
+        )
+        lines.append(f"Non-refusal rate by the phrase judge, {mean}same prompts: {', '.join(said)}.{kappa}")
     return list(dict.fromkeys(lines))
 
 

@@ -7,7 +7,7 @@ import math
 from evaluation.analysis import Group
 from evaluation.means import Mean
 from evaluation.measures import NAMES, MeasureColumn
-from evaluation.sections import p_text
+from evaluation.sections import ours_of, p_text
 from evaluation.tables import Table
 
 
@@ -53,7 +53,7 @@ def measures_table(group: Group) -> Table:
 def measure_tests_table(group: Group) -> Table:
     """Paired tests of the selected SafeMERGE point on the continuous measures."""
     table = Table(
-        "SafeMERGE minus each method, continuous measures, same prompts, test half",
+        f"{ours_of(group)} minus each method, continuous measures, same prompts, test half",
         ["Measure", "Against", "Seed", "Difference [95 %]", "n", "p", "p (Holm)"],
         note=(
             "Paired t test; percentile bootstrap over the prompts; Holm over the methods of one measure and seed. "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -175,6 +176,10 @@ def _short(cell: str) -> str:
     return f"{value}\n[{rest.partition(']')[0]}]" if bracket else value
 
 
+#: What a table's note says of counts, which the terminal has no room for.
+COUNTS = re.compile(r" \((?:k/n|each seed; n prompts in each)\)")
+
+
 def print_headline(summary: ReportSummary, console: Any) -> None:
     """The headline tables, notes, failures and the path, on a rich console."""
     from rich import box
@@ -192,7 +197,7 @@ def print_headline(summary: ReportSummary, console: Any) -> None:
             first = "\n".join([method, *knobs])
             shown.add_row(Text(first), *(Text(_short(cell)) for cell in cells), style=style)
         console.print(shown)
-        console.print(Text(table.note, style="dim"))
+        console.print(Text(COUNTS.sub("", table.note), style="dim"))
     for line in summary.notes:
         console.print(Text(line.replace("*", "")))
     for line in summary.failures:

@@ -25,6 +25,11 @@ def points_text(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.1f}"
 
 
+def ours_of(group: Group) -> str:
+    """The row that the paired tests compare with the others: the first of SafeMERGE."""
+    return next((row.name for row in group.headline if row.method == "safemerge"), "SafeMERGE")
+
+
 def tests_table(group: Group) -> Table:
     """Paired tests of the selected SafeMERGE point."""
     note = (
@@ -33,7 +38,7 @@ def tests_table(group: Group) -> Table:
         "positive for utility."
     )
     table = Table(
-        "SafeMERGE minus each method, same prompts, test half",
+        f"{ours_of(group)} minus each method, same prompts, test half",
         [
             "Benchmark",
             "Against",

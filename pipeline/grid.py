@@ -34,9 +34,9 @@ class Repaired:
     adapter: Source | None
 
     @property
-    def row(self) -> tuple[str, str, int | None]:
-        """The row of the tables for which one of its points is selected."""
-        return self.point.method, self.point.combine, self.draw
+    def row(self) -> tuple[str, int | None]:
+        """The row of the tables for which one of its points is selected: a file of conf/method is one, or one per draw."""
+        return self.method, self.draw
 
     @property
     def draw(self) -> int | None:
@@ -137,7 +137,7 @@ def _merged(experiment: Experiment, point: Point, task: Source, selected: Iterab
     """The step that repairs the selected modules."""
     inputs: dict[str, Source] = {"task": task}
     if point.repair.kind in ("blend", "add"):
-        inputs["safety"] = experiment.adapters["safety"]
+        inputs["safety"] = experiment.adapters[point.safety]
     if point.repair.kind == "project":
         inputs |= {"base": experiment.base, "aligned": experiment.aligned}
     its = Merge(list(selected), asdict(point.repair))

@@ -52,10 +52,8 @@ class Experiment:
         return Step("similarity", "similarity", Similarity().keyed(), inputs)
 
     def needs(self, role: str) -> bool:
-        """Whether any selected method needs this adapter (task, safety, safeinstruct)."""
-        if role == "safety":
-            return any(p.repair.kind in ("blend", "add") for p in self.points)
-        return any(p.adapter == role for p in self.points)
+        """Whether any selected method needs this adapter (task, safety, safety_apart, safeinstruct)."""
+        return any(role == p.adapter or (p.needs_safety and role == p.safety) for p in self.points)
 
     @property
     def prepared(self) -> list[Step]:
@@ -64,10 +62,14 @@ class Experiment:
         return [*rows, *([self.calibration] if self.calibration else [])]
 
     @property
+    def trainings(self) -> dict[str, Step]:
+        """The adapters to be trained here from the aligned model, by role."""
+        return {r: s for r, s in self.adapters.items() if self.needs(r) and isinstance(s, Step)}
+
+    @property
     def trained(self) -> list[Step]:
         """The adapters to be trained here, from the aligned model."""
-        wanted: list[Source | None] = [s for r, s in self.adapters.items() if self.needs(r)]
-        return [s for s in wanted if isinstance(s, Step)]
+        return list(self.trainings.values())
 
 
 def build(config: Config) -> Experiment:
@@ -108,10 +110,15 @@ def build(config: Config) -> Experiment:
     adapters["safety"] = steps.external("safety_adapter", config.safety_adapter) or steps.lora(
         config, "safety", aligned, {"safety": safety_rows}, train.safety, safety_seed(config)
     )
+    if experiment.needs("safety_apart"):
+        apart = config.seed + APART
+        adapters["safety_apart"] = steps.lora(
+            config, "safety", aligned, {"safety": safety_rows}, train.safety, apart
+        )
     adapters["safeinstruct"] = steps.lora(
         config, "safeinstruct", aligned, mixed, train.safeinstruct, config.seed
     )
-    if experiment.needs("safety") and config.safety_adapter is None:
+    if (experiment.needs("safety") and config.safety_adapter is None) or experiment.needs("safety_apart"):
         experiment.training_rows["safety"] = safety_rows
     if experiment.needs("safeinstruct"):
         experiment.training_rows |= {f"safeinstruct/{k}": v for k, v in mixed.items()}

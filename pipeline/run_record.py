@@ -82,7 +82,8 @@ def record(
     def at(step: plan.Source, name: str) -> str:
         return os.path.relpath(store.path(step) / name, folder)
 
-    trained = {s.settings["role"]: s for s in [*x.trained, *(s for s in (x.alignment, x.guard) if s)]}
+    others = {"align": x.alignment, "guard": x.guard}
+    trained = {**x.trainings, **{role: step for role, step in others.items() if step}}
     harm = [name for name, benchmark in config.benchmark.items() if benchmark.role == "harm"]
     return EntryRecord(
         model=config.model.name,

@@ -15,17 +15,18 @@ from safemerge.errors import UserError
 Factors = tuple[Tensor, Tensor]  # (a, b)
 
 
-def blend(task: Factors, safety: Factors, alpha: float) -> Factors:
+def blend(task: Factors, safety: Factors, alpha: float, other: float | None = None) -> Factors:
     """alpha dW_f + (1 - alpha) dW_s, SafeMERGE's merge step, exactly; rank r_f + r_s.
 
     a = [a_f; a_s], b = [alpha b_f, (1 - alpha) b_s]. alpha = 1 and alpha = 0 give either adapter back at its
-    own rank.
+    own rank. other: the weight of dW_s, where it is not 1 - alpha.
     """
-    if alpha == 1:
+    other = 1 - alpha if other is None else other
+    if (alpha, other) == (1, 0):
         return task
-    if alpha == 0:
+    if (alpha, other) == (0, 1):
         return safety
-    return torch.cat([task[0], safety[0]]), torch.cat([alpha * task[1], (1 - alpha) * safety[1]], dim=1)
+    return torch.cat([task[0], safety[0]]), torch.cat([alpha * task[1], other * safety[1]], dim=1)
 
 
 def add(task: Factors, safety: Factors, gamma: float) -> Factors:

@@ -23,8 +23,9 @@ def rank_of(repair: Repair, name: str, ours: Adapter, theirs: Adapter | None, ch
         return rank
     if theirs is not None and repair.kind == "add" and repair.gamma:
         rank += theirs.modules[name].rank
-    elif theirs is not None and repair.kind == "blend" and repair.combine == "exact" and repair.alpha != 1:
-        rank = (rank if repair.alpha else 0) + theirs.modules[name].rank
+    elif theirs is not None and repair.kind == "blend" and repair.combine == "exact":
+        other = theirs.modules[name].rank
+        rank = {(1.0, 0.0): rank, (0.0, 1.0): other}.get(repair.weights, rank + other)
     return rank if repair.rank is None else min(rank, repair.rank)
 
 
@@ -88,9 +89,9 @@ def _with_safety(
         if repair.density is not None:
             safety = arithmetic.dare(safety, repair.density, generator)
         return arithmetic.add(task, safety, repair.gamma or 0.0)
-    alpha = 1.0 if repair.alpha is None else repair.alpha
+    alpha, other = repair.weights
     if repair.combine == "exact":
-        return arithmetic.blend((task[0], task[1].float()), (safety[0], safety[1].float()), alpha)
+        return arithmetic.blend((task[0], task[1].float()), (safety[0], safety[1].float()), alpha, other)
     plain = (ours.a.float(), ours.b.float()), (theirs.a.float(), theirs.b.float())
     scalings = ours.scaling, theirs.scaling
     return arithmetic.peft_blend(repair.combine, *plain, scalings, alpha, repair.density, generator)

@@ -17,6 +17,7 @@ Tau = float | str  # a number, or a quantile of the adapter's own rho such as "q
 Rule = Literal["none", "all", "below", "lowest", "highest", "random", "kinds", "layers"]
 Kind = Literal["keep", "drop", "blend", "project", "add", "scale"]
 Source = Literal["none", "task", "safeinstruct"]
+Safety = Literal["safety", "safety_apart"]
 TAUS: tuple[Tau, ...] = (0.3, 0.5, 0.7, "q0.25", "q0.5", "q0.75")  # thresholds worth looking at first
 COMBINES = ("exact", "peft_linear", "dare_linear", "ties", "dare_ties")
 WITH_DENSITY = ("dare_linear", "ties", "dare_ties")
@@ -43,27 +44,38 @@ class Repair:
     """What is done to a selected module; see safemerge.arithmetic for the equations.
 
     density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation of the
-    repaired modules, None for none.
+    repaired modules, None for none. safety_weight: of the safety update in an exact blend, None for 1 - alpha.
     """
 
     kind: Kind = "keep"
     alpha: float | None = None
+    safety_weight: float | None = None
     gamma: float | None = None
     combine: str = "exact"
     density: float | None = None
     seed: int = 0
     rank: int | None = None
 
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the task and the safety update in a blend."""
+        alpha = 1.0 if self.alpha is None else self.alpha
+        return alpha, 1 - alpha if self.safety_weight is None else self.safety_weight
+
 
 @dataclass(frozen=True)
 class Point:
-    """One adapter to evaluate: where it starts from, what is selected, how that is repaired."""
+    """One adapter to evaluate: where it starts from, what is selected, how that is repaired.
+
+    safety: the role of the adapter that is blended in; `safety_apart` was trained from another seed than the task's.
+    """
 
     method: str
     label: str
     adapter: Source = "task"
     selection: Selection = field(default_factory=Selection)
     repair: Repair = field(default_factory=Repair)
+    safety: Safety = "safety"
 
     @property
     def tau(self) -> Tau | None:

@@ -16,6 +16,7 @@ from synthetic_run import EVIL, write_run
 
 from data.schema import Verdict, read_rows
 from evaluation import page, readme, results, statistics, tables
+from evaluation.judge_tables import judge_lines
 from evaluation.report import build_report, main, print_headline
 from evaluation.run_file import read_run
 from safemerge.errors import UserError
@@ -139,6 +140,19 @@ def test_headline_of_the_terminal(summary):
     print_headline(summary, Console(file=buffer, width=110))
     text = buffer.getvalue()
     assert "SafeMERGE" in text and "report.html" in text and "outputs_differ failed" in text
+    assert "Percent:" in text and "n prompts in each" not in text  # there is no room for counts
+
+
+def test_paired_tests_say_which_row_is_compared(summary):
+    text = (summary.folder / "report.md").read_text()
+    assert "**SafeMERGE (exact merge) minus each method, same prompts, test half**" in text
+    assert "**SafeMERGE (exact merge) minus each method, continuous measures, same prompts, test half**" in text
+
+
+def test_the_second_judge_stands_beside_its_agreement_with_the_first(summary):
+    (line,) = [line for line in judge_lines(summary.groups[0]) if line.startswith("Non-refusal")]
+    assert "by the phrase judge, mean over the seeds, same prompts: " in line
+    assert re.search(r"the two judges have Cohen's κ 0\.\d\d\.$", line)
 
 
 def test_several_runs_make_one_report_and_a_repeated_one_is_refused(run_json, tmp_path, monkeypatch):
