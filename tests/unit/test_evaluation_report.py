@@ -152,7 +152,7 @@ def test_paired_tests_say_which_row_is_compared(summary):
 def test_the_second_judge_stands_beside_its_agreement_with_the_first(summary):
     (line,) = [line for line in judge_lines(summary.groups[0]) if line.startswith("Non-refusal")]
     assert "by the phrase judge, mean over the seeds, same prompts: " in line
-    assert re.search(r"the two judges have Cohen's κ 0\.\d\d\.$", line)
+    assert re.search(r"the two judges have Cohen's κ [01]\.\d\d\.$", line)
 
 
 def test_several_runs_make_one_report_and_a_repeated_one_is_refused(run_json, tmp_path, monkeypatch):
