@@ -67,16 +67,21 @@ def _draws(n: int) -> np.ndarray:
 
 
 def compare_means(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
-    """Paired comparison of two lists over the same prompts, in the same order. NaN without two prompts."""
+    """Paired comparison of two lists over the same prompts, in the same order. NaN without two prompts.
+
+    The percentiles are expanded for small samples (Hesterberg 2015, section 5.3): plain ones are too narrow by a factor of
+    the root of (n - 1) / n, and by the normal's quantile in place of Student's.
+    """
     import numpy as np
-    from scipy.stats import t
+    from scipy.stats import norm, t
 
     if len(a) != len(b):
         raise ValueError(f"paired lists differ in length: {len(a)} and {len(b)}")
     n, gaps = len(a), np.subtract(a, b)
     if n < 2:
         return MeanDifference(n, math.nan, math.nan, math.nan, math.nan)
-    low, high = np.quantile(_draws(n) @ gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    outside = float(norm.sf(math.sqrt(n / (n - 1)) * t.ppf(0.5 + LEVEL / 2, n - 1)))
+    low, high = np.quantile(_draws(n) @ gaps, [outside, 1 - outside])
     mean, error = float(gaps.mean()), float(gaps.std(ddof=1)) / math.sqrt(n)
     p = float(2 * t.sf(abs(mean / error), n - 1)) if error else float(mean == 0)
     return MeanDifference(n, mean, float(low), float(high), p)

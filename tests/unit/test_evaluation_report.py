@@ -146,7 +146,9 @@ def test_headline_of_the_terminal(summary):
 def test_paired_tests_say_which_row_is_compared(summary):
     text = (summary.folder / "report.md").read_text()
     assert "**SafeMERGE (exact merge) minus each method, same prompts, test half**" in text
-    assert "**SafeMERGE (exact merge) minus each method, continuous measures, same prompts, test half**" in text
+    assert (
+        "**SafeMERGE (exact merge) minus each method, continuous measures, same prompts, test half**" in text
+    )
 
 
 def test_the_second_judge_stands_beside_its_agreement_with_the_first(summary):

@@ -4,53 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
 
 from evaluation import statistics as s
 from evaluation.analysis import SeedRate
 from evaluation.tables import rate_text
-
-#: Of the seeds on the probit scale. The default model's seeds (34, 41 and 62 % harm) differ by 0.37.
-SPREAD = 0.4
-
-
-def drawn(rng: np.random.Generator, seeds: int, prompts: int, p: float, spread: float) -> list[list[bool]]:
-    """Outcomes whose rate is p in the long run: over seeds, over prompts that are alike in all seeds, and over replies."""
-    middle = float(norm.ppf(p)) * math.sqrt(1 + spread**2 + 1)
-    shared = rng.standard_normal((1, prompts))
-    noise = rng.standard_normal((seeds, prompts))
-    found: list[list[bool]] = (
-        middle + spread * rng.standard_normal((seeds, 1)) + shared + noise > 0
-    ).tolist()
-    return found
-
-
-def coverage(seeds: int, prompts: int, p: float, spread: float, repeats: int = 500) -> tuple[float, float]:
-    """How often the interval over seeds holds p, and how often one seed's Wilson interval around the same mean does."""
-    rng = np.random.default_rng([seeds, prompts, round(100 * p), round(100 * spread)])
-    ours = wilson = 0
-    for _ in range(repeats):
-        found = s.over_seeds(drawn(rng, seeds, prompts, p, spread))
-        low, high = s.wilson(found.k, found.n)
-        ours, wilson = ours + (found.low <= p <= found.high), wilson + (low <= p <= high)
-    return ours / repeats, wilson / repeats
-
-
-@pytest.mark.parametrize("spread", [0.0, SPREAD])
-@pytest.mark.parametrize("p", [0.03, 0.2, 0.5])
-@pytest.mark.parametrize("seeds", [3, 10])
-def test_the_interval_holds_the_true_rate_as_often_as_it_says(seeds: int, p: float, spread: float) -> None:
-    assert coverage(seeds, 100, p, spread)[0] >= 0.93
-
-
-def test_one_seeds_interval_around_the_mean_would_not() -> None:
-    """What was printed before, at the spread of the default model's seeds."""
-    ours, wilson = coverage(3, 100, 0.5, SPREAD)
-    assert wilson < 0.85 < 0.93 <= ours
 
 
 @given(
