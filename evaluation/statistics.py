@@ -144,8 +144,8 @@ def over_seeds(outcomes: Sequence[Sequence[bool | None]]) -> Rate:
     """The mean rate of seeds (rows) that answered the same prompts (columns), with an interval that covers both.
 
     The interval is that of `half_width`, and never narrower than one seed's own Wilson interval. Simulated coverage of the
-    nominal 95 %: docs/trust.md; one seed's Wilson interval around the same mean holds 85 % where seeds differ as the default
-    model's do.
+    nominal 95 %: docs/trust.md; one seed's Wilson interval around the same mean holds 85 % where seeds differ as those of
+    the default model do.
     """
     import numpy as np
 
