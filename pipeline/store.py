@@ -24,7 +24,7 @@ VERSIONS = {
     "prepare": 1,
     "finetune": 4,
     "similarity": 2,
-    "merge": 1,
+    "merge": 2,
     "generate": 5,
     "parity": 3,
     "judge": 1,
