@@ -143,7 +143,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     add(
         "--density",
         type=float,
-        help="share of weights kept by dare_linear, ties, dare_ties, and by resta's DARE",
+        help="share of weights kept by dare_linear, ties, dare_ties, and by resta's DARE on the task adapter",
     )
     add("--projector", choices=PROJECTORS, default="official", help=_PROJECTOR_HELP)
     add(

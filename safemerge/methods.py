@@ -136,7 +136,12 @@ def resta(
     seed: int = 0,
     rank: int | None = None,
 ) -> list[Point]:
-    """dW_f + gamma dW_s in every module, dW_s optionally DARE-sparsified (Bhardwaj et al. 2024)."""
+    """dW_f + gamma dW_s in every module, dW_f optionally DARE-sparsified first. RESTA-style (Bhardwaj et al. 2024).
+
+    The paper adds a safety vector, aligned minus (aligned fine-tuned on harmful data), whole, to a fine-tuned update of
+    which DARE has dropped entries. Here the vector is a safety LoRA, and entries are dropped from the task LoRA's factors
+    (dare_density is the share kept of each), which leaves it a LoRA; the paper drops them from the full update.
+    """
     density = None if dare_density is None else _share("dare_density", dare_density)
     gammas = _each(gamma, lambda g: number_in("gamma", g, 0, math.inf))
     repairs = (Repair("add", gamma=g, density=density, seed=seed, rank=_rank(rank)) for g in gammas)

@@ -115,10 +115,9 @@ def _with_safety(
 ) -> Factors:
     safety = _scaled(theirs)
     if repair.kind == "add":
-        safety = safety[0].float(), safety[1].float()
         if repair.density is not None:
-            safety = arithmetic.dare(safety, repair.density, generator)
-        return arithmetic.add(task, safety, repair.gamma or 0.0)
+            task = arithmetic.dare((task[0].float(), task[1].float()), repair.density, generator)
+        return arithmetic.add(task, (safety[0].float(), safety[1].float()), repair.gamma or 0.0)
     alpha = 1.0 if repair.alpha is None else repair.alpha
     if repair.combine == "exact":
         return arithmetic.blend((task[0], task[1].float()), (safety[0], safety[1].float()), alpha)

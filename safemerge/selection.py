@@ -48,7 +48,7 @@ class Selection:
 class Repair:
     """What is done to a selected module; see safemerge.arithmetic for the equations.
 
-    density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation of the
+    density: DARE's or TIES's kept share (for `add`: DARE on the task update). rank: SVD truncation of the
     repaired modules, None for none. projector: of `project`; energy: the share of V that
     `orthogonal` keeps, None for all.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import safemerge
-from safemerge import methods, repair_adapter, similarity_table
+from safemerge import arithmetic, methods, repair_adapter, similarity_table
+from safemerge.adapters import load_adapter
 from safemerge.cli import main
 from safemerge.methods import select
 from safemerge.selection import Repair
@@ -113,3 +115,35 @@ def test_a_module_that_alignment_did_not_change_keeps_its_update(
         task=adapter, safety=None, selected=SOME[:1], repair=repair, output=tmp_path / "alone", **models
     )
     assert alone["shrink"] is None and "(median)" not in (tmp_path / "alone" / "README.md").read_text()
+
+
+def resta(pico: Pico, output: Path, density: float | None, **knobs: object) -> dict[str, torch.Tensor]:
+    repair = methods.resta(gamma=0.5, dare_density=density, seed=3)[0].repair
+    selected = knobs.get("selected", tuple(modules()))
+    repair_adapter(task=pico.task, safety=pico.safety, selected=selected, repair=repair, output=output)  # type: ignore[arg-type]
+    return deltas(output)
+
+
+def test_resta_drops_entries_of_the_fine_tuned_update_and_adds_the_safety_vector_whole(
+    pico: Pico, tmp_path: Path
+) -> None:
+    """Bhardwaj et al. 2024; entries of the safety LoRA were dropped instead."""
+    found, safety = resta(pico, tmp_path / "out", 0.5), deltas(pico.safety)
+    adapter = load_adapter(pico.task)
+    generator = torch.Generator().manual_seed(3)
+    for name, module in adapter.modules.items():
+        a, b = arithmetic.dare((module.a, module.b * module.scaling), 0.5, generator)
+        expected = b.double() @ a.double() + 0.5 * safety[name]
+        assert (found[name] - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_what_resta_drops_does_not_depend_on_the_selection(pico: Pico, tmp_path: Path) -> None:
+    some, whole = resta(pico, tmp_path / "some", 0.5, selected=SOME), resta(pico, tmp_path / "all", 0.5)
+    task = deltas(pico.task)
+    assert all(torch.equal(some[name], whole[name] if name in SOME else task[name]) for name in task)
+    assert json.loads((tmp_path / "all" / "adapter_config.json").read_text())["r"] == 8
+
+
+def test_without_dare_resta_adds_the_two(pico: Pico, tmp_path: Path) -> None:
+    found, task, safety = resta(pico, tmp_path / "out", None), deltas(pico.task), deltas(pico.safety)
+    assert all((found[n] - task[n] - 0.5 * safety[n]).norm() <= 1e-6 * task[n].norm() for n in task)
