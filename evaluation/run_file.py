@@ -58,6 +58,13 @@ class BenchmarkRecord(Part):
     items: str
 
 
+class Projection(Part):
+    """SafeLoRA's repair: by which projector, and what it multiplied the length of its modules' updates by, the median."""
+
+    projector: str
+    shrink: float
+
+
 class PointRecord(Part):
     """One method at one setting: what it merged, and the files of its completions and verdicts."""
 
@@ -72,6 +79,7 @@ class PointRecord(Part):
     merged_modules: int = 0
     modules: int = 0
     selected: list[str] = []
+    projection: Projection | None = None  # of the selected modules; None for other repairs
     adapter: str | None = None
     halves: dict[str, list[HalfName]]  # of each benchmark's prompts that it answered
     completions: dict[str, list[str]]  # a file per half

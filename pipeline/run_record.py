@@ -16,6 +16,7 @@ from evaluation.run_file import (
     JudgeRecord,
     PointRecord,
     Precision,
+    Projection,
     Usage,
 )
 from pipeline import answers, artifacts, grid, plan
@@ -33,8 +34,21 @@ CHECKED_BY = (
 
 
 def needed(candidates: Iterable[grid.Candidate]) -> list[Step]:
-    """The completions and verdicts that the report reads."""
-    return [step for c in candidates for step in (*c.replies, *c.judged_by())]
+    """What the report reads: completions, verdicts, and what a projection reported of itself."""
+    return [step for c in candidates for step in (*c.replies, *c.judged_by(), *_projecting(c))]
+
+
+def _projecting(candidate: grid.Candidate) -> list[Step]:
+    """The step that projects the candidate's updates, if one does: where none was selected, there is none."""
+    wanted = candidate.point.repair.kind == "project" and candidate.selected
+    return [candidate.adapter] if wanted and isinstance(candidate.adapter, Step) else []
+
+
+def _projection(candidate: grid.Candidate, store: Store) -> Projection | None:
+    """What a projection reported of itself; None where it had no update to project."""
+    steps = _projecting(candidate)
+    shrink = artifacts.shrink(store.path(steps[0])) if steps else None
+    return None if shrink is None else Projection(projector=candidate.point.repair.projector, shrink=shrink)
 
 
 def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
@@ -63,7 +77,8 @@ def record(
     lacking = [step.name for step in needed(candidates) if not store.has(step)]
     if lacking:
         raise UserError(
-            f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); include generate and judge"
+            f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); "
+            "include merge, generate and judge"
         )
 
     def at(step: plan.Source, name: str) -> str:
@@ -111,6 +126,7 @@ def record(
                 merged_modules=len(c.selected),
                 modules=c.modules,
                 selected=list(c.selected),
+                projection=_projection(c, store),
                 adapter=at(c.adapter, "") if c.adapter is not None else None,
                 halves={benchmark: list(halves) for benchmark, halves in c.completions.items()},
                 completions={
