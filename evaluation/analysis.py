@@ -19,7 +19,7 @@ from evaluation.choosing import ChoiceRow, Chosen, choose_points, rate_of
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
 from evaluation.judges import corrected_rate
 from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
-from evaluation.run_file import Display
+from evaluation.run_file import Display, Projection
 from safemerge.errors import UserError
 
 Value = TypeVar("Value")
@@ -53,6 +53,7 @@ class HeadlineRow:
     labels: list[str]
     merged: list[int]
     modules: list[int]
+    projections: list[Projection]
     rates: dict[str, SeedRate]
     unsafe_refusal: SeedRate | None
     harm_corrected: SeedRate | None
@@ -213,6 +214,7 @@ def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Hea
             labels=[p.label for _, p in pairs],
             merged=_several(p.spec.merged_modules for _, p in pairs),
             modules=_several(p.spec.modules for _, p in pairs),
+            projections=[p.spec.projection for _, p in pairs if p.spec.projection],
             rates={benchmark: _over_seeds(pairs, benchmark, split) for benchmark in entries[0].roles},
             unsafe_refusal=_unsafe_refusal(pairs, split),
             harm_corrected=_corrected(pairs, split),

@@ -9,6 +9,10 @@ from evaluation import selection, statistics
 from evaluation.results import Entry, Point, of_role
 
 Chosen = dict[str, Point]  # by the name of their row
+ENDS = (
+    "aligned",
+    "finetuned",
+)  # what fine-tuning gained and lost lies between them; nothing about them can be set
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def choose_points(
         families.setdefault(entry.row_name(point), []).append(point)
     harm, utility = entry.first("harm"), entry.first("utility")
     reference = {p.method: rate_of(entry, p, utility, split).value for p in reversed(entry.points)}
-    aligned, finetuned = (reference.get(method, math.nan) for method in ("aligned", "finetuned"))
+    aligned, finetuned = (reference.get(method, math.nan) for method in ENDS)
     chosen: Chosen = {}
     choices = []
     for name, points in sorted(families.items(), key=lambda family: family[1][0].spec.display.control):

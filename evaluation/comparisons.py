@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evaluation import statistics
-from evaluation.choosing import Chosen, first_of, rate_of
+from evaluation.choosing import ENDS, Chosen, first_of, rate_of
 from evaluation.results import Entry, of_role
 from evaluation.run_file import Role
 
@@ -44,7 +44,7 @@ def recovery(entries: list[Entry], chosen: list[Chosen]) -> list[Recovery]:
     rows: list[Recovery] = []
     for entry, points in zip(entries, chosen, strict=True):
         harm, utility = entry.first("harm"), entry.first("utility")
-        ends = [first_of(points, method) for method in ("aligned", "finetuned")]
+        ends = [first_of(points, method) for method in ENDS]
         if harm is None or utility is None or None in ends:
             continue
         (bad, tuned_bad), (good, tuned_good) = (

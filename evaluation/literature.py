@@ -111,7 +111,8 @@ def literature_table(groups: Sequence[Group]) -> Table:
         ["Model", "Task", "Method", "Metric", "Paper", "Source", "Ours (all prompts)"],
         note=(
             "specification: the specification that this project started from; digest: third-party digests of the paper, "
-            "several agreeing; code: the authors' repository. None was read from the paper itself."
+            "several agreeing; code: the authors' repository. None was read from the paper itself. Ours beside RESTA is "
+            "RESTA-style, with a safety LoRA as the vector; what C does to SafeLoRA's updates stands under the main table."
         ),
     )
     for cell in CELLS:

@@ -77,6 +77,13 @@ class EffectiveRecord(Part):
     cosine_a: float
 
 
+class Projection(Part):
+    """SafeLoRA's repair: by which projector, and what it multiplied the length of its modules' updates by, the median."""
+
+    projector: str
+    shrink: float
+
+
 class PointRecord(Part):
     """One method at one setting: what it merged, and the files of its completions, verdicts and measures."""
 
@@ -91,6 +98,7 @@ class PointRecord(Part):
     merged_modules: int = 0
     modules: int = 0
     selected: list[str] = []
+    projection: Projection | None = None  # of the selected modules; None for other repairs
     adapter: str | None = None
     effective: EffectiveRecord | None = None  # of a merge that is not exact
     halves: dict[str, list[HalfName]]  # of each benchmark's prompts that it answered

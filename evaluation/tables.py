@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluation.analysis import Group, HeadlineRow, SeedRate
+from evaluation.choosing import ENDS
 from evaluation.statistics import Rate
 
 
@@ -101,7 +102,8 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
         "all prompts, best of the grid" if paper else "test half, τ and α selected on the development half"
     )
     table = Table(f"{group.title}: {where}", [*columns, "Modules merged"])
-    for index, row in enumerate(group.paper if paper else group.headline):
+    rows = group.paper if paper else group.headline
+    for index, row in enumerate(rows):
         table.add(
             row.name + (" ⚠" if row.affected else ""),
             tau_text(row),
@@ -125,7 +127,45 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
         "Invalid: of the utility, answers that could not be read, which count as wrong and are in n; of harm and "
         "over-refusal, verdicts in neither k nor n. ⚠ marks rows touched by a failed check."
     )
+    table.note = " ".join([table.note, *tuned_sentences(group), *projection_sentences(rows)])
     return table
+
+
+def tuned_sentences(group: Group) -> list[str]:
+    """Among how many points each row was selected, and which rows had none to select from.
+
+    The two ends have nothing to set, and controls take what SafeMERGE's row has.
+    """
+    sizes: dict[str, list[int]] = {}
+    for choice in group.choices:
+        sizes.setdefault(choice.method, []).append(choice.of)
+    points = {name: list_text(sorted(set(its))) for name, its in sizes.items()}
+    single = [
+        row.name
+        for row in group.headline
+        if row.name not in points and row.method not in ENDS and not row.display.control
+    ]
+    found = (
+        [f"Selected among: {'; '.join(f'{name} {n} points' for name, n in points.items())}."]
+        if points
+        else []
+    )
+    return found + ([f"One point each, not tuned: {'; '.join(single)}."] if single else [])
+
+
+def projection_sentences(rows: Sequence[HeadlineRow]) -> list[str]:
+    """What SafeLoRA's projections did to the length of the updates, a value per seed where they differ."""
+    found = []
+    for row in rows:
+        values = [number(its.shrink, 2) for its in row.projections]
+        shrinks = values[0] if len(set(values)) == 1 else "; ".join(values)
+        if row.projections and row.projections[0].projector == "official":
+            found.append(
+                f"{row.name} (official C) multiplies the updates of its modules by {shrinks} (median): C is no projector."
+            )
+        elif row.projections:
+            found.append(f"{row.name} multiplies the updates of its modules by {shrinks} (median).")
+    return found
 
 
 def markdown(table: Table) -> str:

@@ -132,6 +132,12 @@ def similarity(folder: Path) -> list[ModuleRow]:
     return read_table(folder / SIMILARITY)
 
 
+def shrink(folder: Path) -> float | None:
+    """What a projection multiplied the length of its updates by, the median; None where it projected no update."""
+    found: float | None = json.loads((folder / REPAIR).read_text())["shrink"]
+    return found
+
+
 def labels(folder: Path) -> Labels:
     return TypeAdapter(Labels).validate_json((folder / LABELS).read_text())
 

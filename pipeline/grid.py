@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
+from evaluation.choosing import ENDS
 from evaluation.run_file import HALVES, HalfName
 from pipeline import answers, artifacts
 from pipeline.plan import Experiment, Source
@@ -18,7 +19,6 @@ from safemerge.errors import UserError
 from safemerge.selection import Point, resolve_tau, select
 from safemerge.table import ModuleRow, live_rhos
 
-ENDS = ("aligned", "finetuned")  # what fine-tuning gained and lost lies between them
 ByHalf = Mapping[HalfName, Step]
 
 

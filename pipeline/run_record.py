@@ -17,6 +17,7 @@ from evaluation.run_file import (
     JudgeRecord,
     PointRecord,
     Precision,
+    Projection,
     Usage,
 )
 from pipeline import answers, artifacts, grid, plan
@@ -35,12 +36,35 @@ CHECKED_BY = (
 
 
 def needed(candidates: Iterable[grid.Candidate], *, selecting: bool = False) -> list[Step]:
-    """The completions, verdicts and measures that the report reads; the latter are not selected by."""
+    """What the report reads: completions, verdicts, what repairs reported of themselves, and measures.
+
+    selecting: without the measures, which are not selected by.
+    """
     return [
         step
         for c in candidates
-        for step in (*c.replies, *c.judged_by(), *([] if selecting else c.likelihoods))
+        for step in (*c.replies, *c.judged_by(), *_merging(c), *([] if selecting else c.likelihoods))
     ]
+
+
+def _merging(candidate: grid.Candidate) -> list[Step]:
+    """The step that repairs the candidate's adapter, if one does: where no module was selected, there is none."""
+    its = candidate.adapter
+    return [its] if isinstance(its, Step) and its.stage == "merge" else []
+
+
+def _projection(candidate: grid.Candidate, store: Store) -> Projection | None:
+    """What a projection reported of itself; None where it had no update to project."""
+    repair = candidate.point.repair
+    steps = _merging(candidate) if repair.kind == "project" else []
+    shrink = artifacts.shrink(store.path(steps[0])) if steps else None
+    return None if shrink is None else Projection(projector=repair.projector, shrink=shrink)
+
+
+def _effective(candidate: grid.Candidate, store: Store) -> EffectiveRecord | None:
+    """What a merge that is not exact amounts to."""
+    steps = _merging(candidate)
+    return artifacts.effective(store.path(steps[0])) if steps else None
 
 
 def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
@@ -76,7 +100,8 @@ def record(
     lacking = [step.name for step in needed(candidates, selecting=selecting) if not store.has(step)]
     if lacking:
         raise UserError(
-            f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); include generate and judge"
+            f"nothing to report yet: {len(lacking)} results are missing ({lacking[0]}, ...); "
+            "include merge, generate and judge"
         )
 
     def at(step: plan.Source, name: str) -> str:
@@ -125,6 +150,7 @@ def record(
                 merged_modules=len(c.selected),
                 modules=c.modules,
                 selected=list(c.selected),
+                projection=_projection(c, store),
                 adapter=at(c.adapter, "") if c.adapter is not None else None,
                 effective=_effective(c, store),
                 halves={benchmark: list(halves) for benchmark, halves in c.completions.items()},
@@ -148,11 +174,6 @@ def record(
             for c in candidates
         ],
     )
-
-
-def _effective(candidate: grid.Candidate, store: Store) -> EffectiveRecord | None:
-    merged = isinstance(candidate.adapter, Step) and candidate.adapter.stage == "merge"
-    return artifacts.effective(store.path(candidate.adapter)) if merged and candidate.adapter else None
 
 
 def primary_judge(config: Config) -> str:

@@ -27,7 +27,7 @@ VERSIONS = {
     "prepare/items": 2,  # of one kind of what a stage makes: the others stay as they are
     "finetune": 4,
     "similarity": 2,
-    "merge": 1,
+    "merge": 2,
     "generate": 6,
     "parity": 4,
     "likelihood": 1,

@@ -36,7 +36,8 @@ class Repaired:
 
     tau: the number that the threshold came to, None for methods without one. selected: the names of the modules that were
     repaired. rank: of every module of the written adapter. svd_error: the largest relative error of a truncation to
-    `rank=`, None without one. notes: what a reader should know, such as modules that only one of the adapters has.
+    `rank=`, None without one. shrink: what a projection multiplied the length of its modules' updates by, the median, None
+    for other repairs. notes: what a reader should know, such as modules that only one of the adapters has.
     """
 
     output: Path
@@ -47,6 +48,7 @@ class Repaired:
     modules: int
     rank: int
     svd_error: float | None = None
+    shrink: float | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -164,5 +166,5 @@ def repair(
         device=device,
         overwrite=overwrite,
     )
-    found = {key: info[key] for key in ("selected", "modules", "rank", "svd_error", "notes")}
+    found = {key: info[key] for key in ("selected", "modules", "rank", "svd_error", "shrink", "notes")}
     return Repaired(output=Path(output), point=chosen, tau=number, rows=rows, **found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,10 +15,9 @@ import torch
 
 from safemerge import repairs
 from safemerge.adapters import Adapter, load_adapter, write_adapter
-from safemerge.arithmetic import Factors
 from safemerge.card import write_card
 from safemerge.checkpoints import Checkpoint
-from safemerge.effective import Effective, effective_weights, middle
+from safemerge.effective import middle
 from safemerge.errors import UserError
 from safemerge.measure import open_checkpoint
 from safemerge.selection import Repair
@@ -42,13 +42,15 @@ def repair_adapter(
     """Write the task adapter, with the selected modules repaired, as an ordinary PEFT folder.
 
     Unselected modules keep dW_f. A module of the safety adapter that the task adapter lacks is left out: the
-    paper repairs task modules. A selected module that the safety adapter lacks is kept as it is. Both are
-    listed in `notes`. The folder appears under its name only when complete.
+    paper repairs task modules. A selected module that the safety adapter lacks is kept as it is, and so is one
+    that is to be projected although alignment did not change it (V = 0). All are listed in `notes`. The folder
+    appears under its name only when complete.
 
     dtype: of the weights, the task adapter's by default. card: facts for the model card; rows: written
     beside it as similarity.csv. base and aligned are read by `project` only. Returns merged_modules,
     modules, selected (the names repaired), rank, svd_error (largest, relative; None without truncation),
-    effective (of a blend that is not exact: medians of `safemerge.effective.Effective`), notes and output.
+    shrink (||projected dW|| / ||dW||, the median of the projected modules; None without any), effective (of a blend
+    that is not exact: medians of `safemerge.effective.Effective`), notes and output.
     UserError for bad input, or if output exists and overwrite is not set.
     """
     ours = load_adapter(task)
@@ -59,48 +61,37 @@ def repair_adapter(
         "modules": len(ours.modules),
         "notes": _notes(ours, theirs, selected),
         "svd_error": None,
+        "shrink": None,
     }
     repairable = [name for name in ours.modules if theirs is None or name in theirs.modules]
     chosen = set(selected).intersection(repairable) if repair.kind != "keep" else set()
-    info["selected"] = sorted(chosen)
-    info["merged_modules"] = len(chosen)
     ranks = {name: repairs.rank_of(repair, name, ours, theirs, chosen) for name in ours.modules}
     models = (
         (open_checkpoint(base or ""), open_checkpoint(aligned or "")) if repair.kind == "project" else None
     )
-    errors: list[float] = []
-    merges: list[Effective] = []
-    repaired = repairs.repaired(ours, theirs, repair, chosen, models, device, errors)
-    if theirs is not None and repair.kind == "blend" and repair.combine != "exact":
-        repaired = _watched(repaired, ours, theirs, chosen, merges)
+    measured = repairs.Measured()
+    repaired = repairs.repaired(ours, theirs, repair, chosen, models, device, measured)
     with complete_folder(target, overwrite) as folder:
         info["rank"] = max(ranks.values())
         write_adapter(folder, ours, repaired, info["rank"], dtype or ours.dtype)
-        if errors:
-            info["svd_error"] = max(errors)
-            info["svd_error_mean"] = sum(errors) / len(errors)
-        if merges:
-            info["effective"] = asdict(middle(merges))
+        info["selected"] = sorted(chosen.difference(measured.without_subspace))
+        info["merged_modules"] = len(info["selected"])
+        info["notes"] += [
+            f"{name}: selected but not repaired, alignment did not change it, kept"
+            for name in measured.without_subspace
+        ]
+        if measured.shrinks:
+            info["shrink"] = statistics.median(measured.shrinks)
+        if measured.merges:
+            info["effective"] = asdict(middle(measured.merges))
+        if measured.svd_errors:
+            info["svd_error"] = max(measured.svd_errors)
+            info["svd_error_mean"] = statistics.fmean(measured.svd_errors)
         if rows is not None:
             write_table(folder / "similarity.csv", rows)
         write_card(folder, ours, theirs, repair, info, card or {}, rows)
     info["output"] = str(target)
     return info
-
-
-def _watched(
-    repaired: Iterator[tuple[str, Factors]],
-    ours: Adapter,
-    theirs: Adapter,
-    chosen: set[str],
-    merges: list[Effective],
-) -> Iterator[tuple[str, Factors]]:
-    """The same modules; what each merge amounts to is appended to `merges`."""
-    for name, factors in repaired:
-        if name in chosen:
-            parts = repairs.scaled(ours.modules[name]), repairs.scaled(theirs.modules[name])
-            merges.append(effective_weights(factors, *parts))
-        yield name, factors
 
 
 def _check(

@@ -30,7 +30,7 @@ def blend(task: Factors, safety: Factors, alpha: float, other: float | None = No
 
 
 def add(task: Factors, safety: Factors, gamma: float) -> Factors:
-    """dW_f + gamma dW_s, exactly; rank r_f + r_s. RESTA (Bhardwaj et al. 2024)."""
+    """dW_f + gamma dW_s, exactly; rank r_f + r_s. RESTA's addition of a safety vector (Bhardwaj et al. 2024)."""
     if gamma == 0:
         return task
     return torch.cat([task[0], safety[0]]), torch.cat([task[1], gamma * safety[1]], dim=1)

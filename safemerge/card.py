@@ -46,6 +46,10 @@ def write_card(
     ]
     if info.get("svd_error") is not None:
         lines.append(f"| largest relative SVD error | {info['svd_error']:.3g} |")
+    if info.get("shrink") is not None:
+        lines.append(
+            f"| length of the projected updates, as a share of what it was (median) | {info['shrink']:.2g} |"
+        )
     lines += ["", "## Sources", "", "| adapter | from | sha256 of the weights |", "|---|---|---|"]
     lines += [
         f"| {name} | {_cell(adapter.source)} | `{adapter.digest}` |"
@@ -74,6 +78,8 @@ def _settings(repair: Repair) -> dict[str, Any]:
         "density": repair.density,
         "seed": repair.seed if seeded else None,
         "truncated to rank": repair.rank,
+        "projector": repair.projector if repair.kind == "project" else None,
+        "energy": repair.energy,
     }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safemerge import methods
 from safemerge.display import progress_bar, show_counts, show_histogram, show_rows
 from safemerge.errors import UserError
-from safemerge.selection import COMBINES, TAUS, Point, show
+from safemerge.selection import COMBINES, PROJECTORS, TAUS, Point, show
 
 if TYPE_CHECKING:
     from safemerge.api import Repaired
@@ -34,7 +34,7 @@ examples:
 exit codes: 0 done, 2 bad input (one line on stderr says what and what to do), 130 interrupted"""
 
 _METHOD_HELP = """\
-safemerge: blend modules below tau; safelora: project them onto it; resta: add gamma*dW_safety to all;
+safemerge: blend modules below tau; safelora: project those at most at tau; resta: add gamma*dW_safety to all;
 full: blend all; scale: alpha*dW_task for all; random, highest: controls, blending as many as lie below tau
 (default: %(default)s)"""
 _TAU_HELP = """\
@@ -43,6 +43,10 @@ threshold on rho: a number, or a quantile of this adapter's rho such as q0.5, wh
 _COMBINE_HELP = """\
 exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, merging A and B
 apart (peft_linear is what the official SafeMERGE code does) and need equal ranks (default: %(default)s)"""
+
+_PROJECTOR_HELP = """\
+of safelora. official: the authors' C = V V^T/|V|, which also shrinks the updates, often a hundredfold;
+orthogonal: onto the leading directions of V (default: %(default)s)"""
 
 METHODS = ("safemerge", "safelora", "resta", "full", "scale", "random", "highest")
 
@@ -139,7 +143,13 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     add(
         "--density",
         type=float,
-        help="share of weights kept by dare_linear, ties, dare_ties, and by resta's DARE",
+        help="share of weights kept by dare_linear, ties, dare_ties, and by resta's DARE on the task adapter",
+    )
+    add("--projector", choices=PROJECTORS, default="official", help=_PROJECTOR_HELP)
+    add(
+        "--energy",
+        type=float,
+        help=f"share of |V|^2 that the orthogonal projector's directions hold (default: {methods.ENERGY})",
     )
     add("--rank", type=int, help="truncate repaired modules to this rank by SVD; the error is reported")
     add("--seed", type=int, default=0, help="of DARE and of random (default: %(default)s)")
@@ -168,7 +178,8 @@ def build_point(options: argparse.Namespace) -> Point:
     elif options.method == "full":
         points = methods.full(**blend, **drawn)
     elif options.method == "safelora":
-        points = methods.safelora(**(by_size or {"tau": options.tau}))
+        size = by_size or {"tau": options.tau}
+        points = methods.safelora(**size, projector=options.projector, energy=options.energy)
     elif options.method == "resta":
         points = methods.resta(
             gamma=options.gamma, dare_density=options.density, seed=options.seed, rank=options.rank
@@ -236,6 +247,8 @@ def _say_result(found: Repaired) -> None:
     print(f"{found.point.label}{threshold}: {counts}")
     if found.svd_error is not None:
         print(f"largest relative SVD error: {found.svd_error:.3g}")
+    if found.shrink is not None:
+        print(f"the projection multiplied the length of its updates by {found.shrink:.2g} (median)")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"adapter: {found.output}")

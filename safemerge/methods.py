@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from safemerge.errors import UserError
 from safemerge.selection import (
     COMBINES,
+    PROJECTORS,
     WITH_DENSITY,
     Point,
     Repair,
@@ -27,7 +28,7 @@ from safemerge.selection import (
 )
 
 Value = TypeVar("Value")
-TAU, ALPHA, GAMMA = 0.7, 0.8, 0.5  # of a single repair; the experiment's grids are in conf/
+TAU, ALPHA, GAMMA, ENERGY = 0.7, 0.8, 0.5, 0.99  # of a single repair; the experiment's grids are in conf/
 
 __all__ = [
     "Point",
@@ -95,17 +96,37 @@ def full(
 
 
 def safelora(
-    *, tau: Tau | Sequence[Tau] | None = None, k: float | Sequence[float] | None = None
+    *,
+    tau: Tau | Sequence[Tau] | None = None,
+    k: float | Sequence[float] | None = None,
+    projector: str = "official",
+    energy: float | Sequence[float] | None = None,
 ) -> list[Point]:
-    """Project the modules with rho < tau, or the k lowest, by B <- C B (SafeLoRA, Hsu et al. 2024)."""
+    """Project the modules with rho <= tau, or the k lowest and what ties with them (SafeLoRA, Hsu et al. 2024).
+
+    projector `official` is the authors' B <- C B with C = V V^T / ||V||_F, which is no projector: it rescales the
+    update, on the default pair to a hundredth. `orthogonal`, ours and a method of its own, is B <- P B with P the
+    projector onto the leading left singular directions of V that hold `energy` of ||V||_F^2. Both select by the official
+    code's rules, see `Selection`; its defaults are k = 10, and tau = 0.5 where a threshold is asked for.
+    """
     if (tau is None) == (k is None):
         raise UserError(f"safelora needs either tau or k, got tau={tau} and k={k}; set one of them")
+    if projector not in PROJECTORS:
+        raise UserError(f"projector={projector} is unknown; use one of {', '.join(PROJECTORS)}")
+    if projector == "official" and energy is not None:
+        raise UserError(f"projector=official has no use for energy={energy}; leave it out")
     chosen: list[Selection] = []
     if tau is not None:
-        chosen = [Selection("below", tau=t) for t in _each(tau, check_tau)]
+        chosen = [Selection("at_most", tau=t) for t in _each(tau, check_tau)]
     elif k is not None:
-        chosen = [Selection("lowest", k=n) for n in _each(k, _count)]
-    return [_point("safelora", selection, Repair("project")) for selection in chosen]
+        chosen = [Selection("lowest_ties", k=n) for n in _each(k, _count)]
+    if projector == "official":
+        return [_point("safelora", selection, Repair("project")) for selection in chosen]
+    shares = _each(ENERGY if energy is None else energy, lambda share: _share("energy", share, "all of V"))
+    return [
+        _point("safelora_orthogonal", selection, Repair("project", projector=projector, energy=share))
+        for selection, share in product(chosen, shares)
+    ]
 
 
 def resta(
@@ -115,8 +136,13 @@ def resta(
     seed: int = 0,
     rank: int | None = None,
 ) -> list[Point]:
-    """dW_f + gamma dW_s in every module, dW_s optionally DARE-sparsified (Bhardwaj et al. 2024)."""
-    density = None if dare_density is None else _density("dare_density", dare_density)
+    """dW_f + gamma dW_s in every module, dW_f optionally DARE-sparsified first. RESTA-style (Bhardwaj et al. 2024).
+
+    The paper adds a safety vector, aligned minus (aligned fine-tuned on harmful data), whole, to a fine-tuned update of
+    which DARE has dropped entries. Here the vector is a safety LoRA, and entries are dropped from the task LoRA's factors
+    (dare_density is the share kept of each), which leaves it a LoRA; the paper drops them from the full update.
+    """
+    density = None if dare_density is None else _share("dare_density", dare_density)
     gammas = _each(gamma, lambda g: number_in("gamma", g, 0, math.inf))
     repairs = (Repair("add", gamma=g, density=density, seed=seed, rank=_rank(rank)) for g in gammas)
     return [_point("resta", Selection("all"), repair) for repair in repairs]
@@ -190,6 +216,7 @@ def _point(method: str, selection: Selection, repair: Repair) -> Point:
         "combine": None if repair.combine == "exact" else repair.combine,
         "density": repair.density,
         "rank": repair.rank,
+        "energy": repair.energy,
     }
     # The seed of a random repair only matters to the label where a repair draws at all.
     if repair.seed and repair.density is not None:
@@ -208,7 +235,7 @@ def _blend(
             raise UserError(
                 f"combine={combine} needs density, the share of weights it keeps; set it in (0, 1]"
             )
-        density = _density("density", density)
+        density = _share("density", density)
     elif density is not None:
         raise UserError(f"combine={combine} has no use for density={density}; leave it out")
     return Repair("blend", alpha=alpha, combine=combine, density=density, seed=seed, rank=_rank(rank))
@@ -226,10 +253,10 @@ def _alpha(value: object) -> float:
     return number_in("alpha", value, 0, 1)
 
 
-def _density(name: str, value: object) -> float:
+def _share(name: str, value: object, of: str = "every weight") -> float:
     number = number_in(name, value, 0, 1)
     if number == 0:
-        raise UserError(f"{name}=0 would drop every weight; use a value in (0, 1]")
+        raise UserError(f"{name}=0 would drop {of}; use a value in (0, 1]")
     return number
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,13 +14,16 @@ from safemerge.errors import UserError
 from safemerge.table import ModuleRow
 
 Tau = float | str  # a number, or a quantile of the adapter's own rho such as "q0.5"
-Rule = Literal["none", "all", "below", "lowest", "highest", "random", "kinds", "layers"]
+Rule = Literal[
+    "none", "all", "below", "at_most", "lowest", "lowest_ties", "highest", "random", "kinds", "layers"
+]
 Kind = Literal["keep", "drop", "blend", "project", "add", "scale"]
 Source = Literal["none", "task", "safeinstruct"]
 Safety = Literal["safety", "safety_apart"]
 TAUS: tuple[Tau, ...] = (0.3, 0.5, 0.7, "q0.25", "q0.5", "q0.75")  # thresholds worth looking at first
 COMBINES = ("exact", "peft_linear", "dare_linear", "ties", "dare_ties")
 WITH_DENSITY = ("dare_linear", "ties", "dare_ties")
+PROJECTORS = ("official", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Selection:
     rule `below` takes rho < tau. `lowest`, `highest` and `random` take k modules: k is a number, a fraction
     of all modules (a float in [0, 1]), or, where k is None, as many as lie below tau. `kinds` and `layers`
     take names.
+
+    `at_most` and `lowest_ties` are SafeLoRA's (IBM/SafeLoRA, model.py): rho rounded to 5 decimals is at most tau, or
+    at most the k-th smallest, so that ties may take more than k. A module with V = 0 is never taken.
     """
 
     rule: Rule = "none"
@@ -43,8 +49,9 @@ class Selection:
 class Repair:
     """What is done to a selected module; see safemerge.arithmetic for the equations.
 
-    density: DARE's or TIES's kept share (for `add`: DARE on the safety update). rank: SVD truncation of the
+    density: DARE's or TIES's kept share (for `add`: DARE on the task update). rank: SVD truncation of the
     repaired modules, None for none. safety_weight: of the safety update in an exact blend, None for 1 - alpha.
+    projector: of `project`; energy: the share of V that `orthogonal` keeps, None for all.
     """
 
     kind: Kind = "keep"
@@ -55,6 +62,8 @@ class Repair:
     density: float | None = None
     seed: int = 0
     rank: int | None = None
+    projector: str = "official"
+    energy: float | None = None
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -128,6 +137,8 @@ def select(rows: Sequence[ModuleRow], selection: Selection) -> tuple[str, ...]:
         chosen = rows
     elif selection.rule == "below":
         chosen = _below(rows, selection)
+    elif selection.rule in ("at_most", "lowest_ties"):
+        chosen = _of_safelora(rows, selection)
     elif selection.rule == "kinds":
         _known("kind", selection.names, {row.kind for row in rows})
         chosen = (row for row in rows if row.kind in selection.names)
@@ -151,6 +162,24 @@ def _below(rows: Sequence[ModuleRow], selection: Selection) -> list[ModuleRow]:
         raise UserError(f"selection {selection.rule} needs tau or k; set one")
     tau = resolve_tau(selection.tau, rows)
     return [row for row in rows if row.rho < tau]
+
+
+def _of_safelora(rows: Sequence[ModuleRow], selection: Selection) -> list[ModuleRow]:
+    """By rho as the official code sees it, rounded to 5 decimals; a quantile is one of the rounded values, too.
+
+    Where V = 0 its cosine is 0/0, which no comparison selects and which sorts behind all numbers.
+    """
+    rounded = [replace(row, rho=float(np.round(row.rho, 5))) for row in rows if "zero_v" not in row.flags]
+    if selection.rule == "at_most" and selection.tau is not None:
+        limit = resolve_tau(selection.tau, rounded)
+    elif selection.rule == "lowest_ties" and selection.k is not None:
+        smallest = sorted(row.rho for row in rounded)[: _size(selection.k, len(rows))]
+        limit = smallest[-1] if smallest else -math.inf
+    else:
+        raise UserError(
+            f"selection {selection.rule} needs {'tau' if selection.rule == 'at_most' else 'k'}; set it"
+        )
+    return [row for row in rounded if row.rho <= limit]
 
 
 def _size(k: int | float, modules: int) -> int:

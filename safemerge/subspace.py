@@ -20,6 +20,8 @@ class Similarity:
     flags: tuple[str, ...] = ()
 
 
+_ROWS = 1024  # as many rows in float64 at a time
+_NEGLIGIBLE = 1e-10  # of the largest squared singular value: below it is what float32 rounds off
 _BLOCK = 1 << 19  # elements, 2 MiB in float32: stays in the cache between uses, worth starting threads for
 
 
@@ -114,11 +116,52 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
 
 
 def project(b: Tensor, v: Tensor, norm_v: float) -> Tensor:
-    """C B = V (V^T B) / ||V||_F, SafeLoRA's repair. b: d_out x r, v: d_out x d_in; zero if V = 0."""
+    """C B = V (V^T B) / ||V||_F, SafeLoRA's repair. b: d_out x r, v: d_out x d_in; b itself if V = 0.
+
+    C is no projector: it multiplies each left singular direction of V by its squared singular value over ||V||_F, which
+    grows with V itself and lies far below 1 where alignment moved the weights by little. Where it did not move them at
+    all, the official code's C is 0/0, and no comparison with a NaN selects the module.
+    """
     if norm_v == 0:
-        return torch.zeros_like(b)
+        return b
     scale = float(b.abs().max()) or 1.0  # keeps the products inside float32's range
     return (v @ ((b / scale).T.contiguous() @ v).T) * (scale / norm_v)
+
+
+def project_orthogonal(b: Tensor, v: Tensor, energy: float = 1.0) -> Tensor:
+    """P B with P = U U^T, U the leading left singular directions of V that hold `energy` of ||V||_F^2.
+
+    b: d_out x r, v: d_out x d_in, both float32; energy in (0, 1]. b itself if V = 0. energy = 1 is the projector onto
+    all of V's column space: the identity where V has the rank d_out, as it has for most pairs of real checkpoints, if
+    only by their rounding to 16 bits. There only a share below 1 repairs anything.
+
+    U comes from the eigenvectors of V's Gram matrix on its smaller side, in float64: V V^T (d_out x d_out) gives U
+    itself; V^T V = W S^2 W^T (d_in x d_in) gives U = V W S^-1, hence P B = V W S^-2 W^T V^T B.
+    """
+    tall = v.shape[0] > v.shape[1]
+    gram = _gram(v if tall else v.T)
+    squares, vectors = (found.flip(-1) for found in torch.linalg.eigh(gram))  # the largest first
+    reached = squares.clamp(min=0).cumsum(0)
+    if float(reached[-1]) == 0:
+        return b
+    rank = int((squares > _NEGLIGIBLE * squares[0]).sum())
+    kept = min(rank, 1 + int((reached < energy * reached[-1]).sum()))
+    squares, vectors = squares[:kept, None], vectors[:, :kept]
+    if not tall:
+        return (vectors @ (vectors.T @ b.double())).to(b.dtype)
+    parts = list(zip(v.split(_ROWS), b.split(_ROWS), strict=True))
+    inner = torch.stack([part.double().T @ of_b.double() for part, of_b in parts]).sum(0)
+    outer = vectors @ (vectors.T @ inner / squares)
+    return torch.cat([part.double() @ outer for part, _ in parts]).to(b.dtype)
+
+
+def _gram(tall: Tensor) -> Tensor:
+    """M^T M (n x n, float64) of M, m x n, a block of rows at a time: M itself stays in float32."""
+    gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
+    for rows in tall.split(_ROWS):
+        wide = rows.double()
+        gram.addmm_(wide.T, wide)
+    return gram
 
 
 def norm64(x: Tensor) -> float:

@@ -154,6 +154,29 @@ def test_experiment_paper_sweeps_the_paper() -> None:
     assert sorted(params["model"].split(",")) == PAPER and sorted(params["task"].split(",")) == TASKS
 
 
+@pytest.mark.parametrize("model", PAPER)
+def test_experiment_paper_gives_every_baseline_as_many_points_as_safemerge(model: str) -> None:
+    """But for SafeInstruct, whose points would each be a training."""
+    config = composed(f"model={model}", "experiment=paper")
+    sizes = {name: len(points(name, method)) for name, method in config.method.items()}
+    assert {name for name, size in sizes.items() if size == 1} == {"aligned", "finetuned", "safeinstruct"}
+    assert {size for size in sizes.values() if size > 1} == {sizes["safemerge"]} and sizes["safemerge"] > 10
+    plain = composed(f"model={model}").method
+    assert config.method["safemerge"] == plain["safemerge"], "the grid of SafeMERGE is that of other runs"
+
+
+def test_experiment_controls_has_safelora_with_both_projectors_on_the_same_modules() -> None:
+    config = composed("model=tiny", "experiment=controls")
+    [official], [orthogonal] = (points(n, config.method[n]) for n in ("safelora", "safelora_orthogonal"))
+    assert official.selection == orthogonal.selection and official.method != orthogonal.method
+    assert (official.repair.projector, orthogonal.repair.projector) == ("official", "orthogonal")
+    names = [config.method[n].display.name for n in ("safelora", "safelora_orthogonal", "resta")]
+    assert names == [
+        "SafeLoRA", "SafeLoRA (orthogonal projector)", "RESTA-style (safety LoRA as vector)",
+    ]  # fmt: skip
+    assert "safelora_orthogonal" not in composed("model=tiny").method
+
+
 def test_the_sweep_reaches_every_method_that_has_a_threshold() -> None:
     config = composed("model=tiny", "method.safemerge.tau=[0.1,q0.9]", "method.safemerge.alpha=[0.2,0.4,0.6]")
     found = points("safemerge", config.method["safemerge"])

@@ -101,7 +101,11 @@ def test_markdown_holds_what_a_reviewer_asks_for(summary):
     ):
         assert part in text
     assert "unaligned" in text and "SmolLM2-135M" in text
-    assert "A check failed" in text and "RESTA ⚠" in text and "SafeLoRA ⚠" not in text
+    assert (
+        "A check failed" in text
+        and "RESTA-style (safety LoRA as vector) ⚠" in text
+        and "SafeLoRA ⚠" not in text
+    )
     assert "<script" not in text
 
 

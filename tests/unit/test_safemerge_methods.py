@@ -72,6 +72,49 @@ def test_rules(selection: Selection, expected: list[int]) -> None:
     assert select(ROWS, selection) == tuple(sorted(ROWS[i].module for i in expected))
 
 
+def tied(*flags: str) -> list[ModuleRow]:
+    """Rho of .3 up to what rounding to 5 decimals hides, .5 twice, and a module that alignment may not have changed."""
+    rows = rows_of([0.300004, 0.1, 0.5, 0.2, 0.5])
+    return [*rows, row("model.layers.9.self_attn.q_proj", 0.0, *flags)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection("at_most", tau=0.3), [0, 1, 3]),  # rounded, and with the threshold itself
+        (Selection("at_most", tau=0.299), [1, 3]),
+        (Selection("at_most", tau="q0.5"), [0, 1, 3]),  # the middle one of five, as it was rounded
+        (Selection("at_most", tau="q1"), [0, 1, 2, 3, 4]),
+        (Selection("lowest_ties", k=2), [1, 3]),
+        (Selection("lowest_ties", k=4), [0, 1, 2, 3, 4]),  # a tie with the fourth
+        (Selection("lowest_ties", k=6), [0, 1, 2, 3, 4]),
+        (Selection("lowest_ties", k=0.5), [0, 1, 3]),
+        (Selection("lowest_ties", k=0), []),
+    ],
+)
+def test_safelora_takes_ties_and_leaves_out_what_alignment_did_not_change(
+    selection: Selection, expected: list[int]
+) -> None:
+    """IBM/SafeLoRA, model.py: numpy.round(cos, 5) <= threshold, the k-th smallest in number mode; NaN where V = 0."""
+    rows = tied("zero_v")
+    assert select(rows, selection) == tuple(sorted(rows[i].module for i in expected))
+
+
+def test_an_update_that_is_zero_has_rho_zero_for_safelora_too() -> None:
+    rows = tied("zero_update")
+    assert select(rows, Selection("lowest_ties", k=1)) == (rows[5].module,)
+
+
+def test_safemerge_stays_strict_and_unrounded() -> None:
+    rows = tied("zero_v")
+    found = select(rows, methods.safemerge(tau=0.3, alpha=0.5)[0].selection)
+    assert found == tuple(sorted(rows[i].module for i in (1, 3, 5)))
+    assert [p.selection.rule for p in methods.safelora(tau=0.3) + methods.safelora(k=3)] == [
+        "at_most",
+        "lowest_ties",
+    ]
+
+
 def test_random_is_seeded_sized_and_free_of_row_order() -> None:
     chosen = select(ROWS, Selection("random", tau="q0.5", seed=1))
     assert len(chosen) == 4
@@ -85,7 +128,10 @@ def test_random_is_seeded_sized_and_free_of_row_order() -> None:
         (Selection("lowest", k=9), "k=9 is more than the adapter's 8"),
         (Selection("kinds", names=("x_proj",)), "no kind x_proj; it has q_proj, v_proj"),
         (Selection("layers", names=("3-5",)), "no layer 4, 5"),
+        (Selection("lowest_ties", k=9), "k=9 is more than the adapter's 8"),
         (Selection("random"), "needs tau or k"),
+        (Selection("at_most"), "at_most needs tau"),
+        (Selection("lowest_ties"), "lowest_ties needs k"),
     ],
 )
 def test_impossible_selections_are_refused(selection: Selection, message: str) -> None:
@@ -104,6 +150,7 @@ def test_grids_span_lists_and_labels_are_unique() -> None:
         *methods.safeinstruct(),
         *methods.safelora(tau=[0.3, 0.35]),
         *methods.safelora(k=[3, 0.5]),
+        *methods.safelora(tau=[0.3, 0.35], projector="orthogonal", energy=[0.9, 1]),
         *methods.resta(gamma=[0.5, 1]),
         *methods.resta(gamma=0.5, dare_density=0.3),
         *methods.full(alpha=0.7),
@@ -117,6 +164,7 @@ def test_grids_span_lists_and_labels_are_unique() -> None:
     assert len(set(labels)) == len(labels)
     assert points[0].label == "safemerge tau=0.3 alpha=0.7 combine=ties density=0.5"
     assert {point.method for point in everything} >= {"random", "highest", "full", "safeinstruct"}
+    assert {point.method for point in everything} >= {"safelora", "safelora_orthogonal"}
 
 
 def test_hydra_lists_are_grids_too() -> None:
@@ -154,6 +202,13 @@ def test_where_points_start_from() -> None:
         (lambda: methods.resta(gamma=1, dare_density=0), "dare_density=0"),
         (lambda: methods.safelora(), "either tau or k"),
         (lambda: methods.safelora(tau=0.5, k=3), "either tau or k"),
+        (
+            lambda: methods.safelora(k=3, projector="none"),
+            "projector=none is unknown; use one of official, o",
+        ),
+        (lambda: methods.safelora(k=3, energy=0.9), "projector=official has no use for energy=0.9"),
+        (lambda: methods.safelora(k=3, projector="orthogonal", energy=0), "energy=0 would drop all of V"),
+        (lambda: methods.safelora(k=3, projector="orthogonal", energy=2), "energy=2 is not a number in"),
         (lambda: methods.random_k(alpha=0.5), "random_k needs either k or like"),
         (lambda: methods.highest_k(alpha=0.5, k=1.5), "k .*=1.5"),
         (lambda: methods.by_layer(layers="a-b", alpha=0.5), "layers=a-b"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.pico import deltas, dense_rho, modules
 sizes = st.integers(1, 24)
 seeds = st.integers(0, 2**32 - 1)
 scales = st.floats(1e-6, 1e6)
+Projection = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def draw(seed: int, d_out: int, d_in: int, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -131,8 +133,78 @@ def test_projection_is_c_times_dw(seed: int, d_out: int, d_in: int, rank: int) -
     assert (found - expected).norm() <= 1e-5 * (wide.norm() * b.norm() * a.norm())
 
 
-def test_projection_on_an_empty_subspace_is_zero() -> None:
-    assert not subspace.project(torch.ones(3, 2), torch.zeros(3, 4), 0.0).any()
+@pytest.mark.parametrize("project", [lambda b, v: subspace.project(b, v, 0.0), subspace.project_orthogonal])
+def test_without_a_subspace_there_is_nothing_to_project_onto(project: Projection) -> None:
+    b = torch.ones(3, 2)
+    assert torch.equal(project(b, torch.zeros(3, 4)), b)
+
+
+SHAPES = [(12, 30), (30, 12), (20, 20)]  # wide, tall, square
+
+
+def low_rank(d_out: int, d_in: int, rank: int = 3) -> torch.Tensor:
+    """V as a LoRA leaves it, in float32."""
+    a, b, _ = draw(d_out, d_out, d_in, rank)
+    return b @ a
+
+
+def leading(v: torch.Tensor, energy: float) -> torch.Tensor:
+    """U U^T by torch's SVD in float64: the definition."""
+    u, s, _ = torch.linalg.svd(v.double(), full_matrices=False)
+    share = (s**2).cumsum(0) / (s**2).sum()
+    kept = min(int((s > 1e-5 * s[0]).sum()), 1 + int((share < energy).sum()))
+    return u[:, :kept] @ u[:, :kept].T
+
+
+@pytest.mark.parametrize("energy", [0.3, 0.8, 0.99, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rank", [None, 3])
+def test_the_orthogonal_projector_is_that_of_an_svd(
+    shape: tuple[int, int], energy: float, rank: int | None
+) -> None:
+    _, b, full = draw(6, *shape, 4)
+    v = full if rank is None else low_rank(*shape, rank)
+    found = subspace.project_orthogonal(b, v, energy)
+    torch.testing.assert_close(found.double(), leading(v, energy) @ b.double(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(subspace.project_orthogonal(found, v, energy), found, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (20, 20)])
+def test_the_orthogonal_projector_onto_a_v_of_full_rank_changes_nothing(shape: tuple[int, int]) -> None:
+    _, b, v = draw(8, *shape, 4)
+    torch.testing.assert_close(subspace.project_orthogonal(b, v, 1.0), b, atol=1e-6, rtol=1e-5)
+    assert subspace.project_orthogonal(b, v, 0.5).norm() < 0.95 * b.norm()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_update_inside_of_the_subspace_keeps_its_length_and_one_outside_goes(
+    shape: tuple[int, int],
+) -> None:
+    """Whatever the size of V is; C, in contrast, shrinks the one inside with it."""
+    v = low_rank(*shape)
+    inside = v @ torch.randn(shape[1], 4, generator=torch.Generator().manual_seed(1))
+    for scale in (1.0, 1e-3):
+        found = subspace.project_orthogonal(inside, v * scale)
+        torch.testing.assert_close(found, inside, atol=1e-5, rtol=1e-5)
+    norm = float(v.norm())
+    whole, small = subspace.project(inside, v, norm), subspace.project(inside, v * 1e-3, norm * 1e-3)
+    torch.testing.assert_close(small, whole * 1e-3)
+    outside = (torch.ones_like(inside).double() - leading(v, 1.0) @ torch.ones_like(inside).double()).float()
+    assert subspace.project_orthogonal(outside, v).norm() < 1e-5 * outside.norm()
+
+
+@pytest.mark.parametrize("shape", [(12, 300), (300, 12)])
+def test_the_gram_matrix_is_that_of_the_smaller_side(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda m: (sizes.append((*m.shape, m.dtype)), eigh(m))[1])
+    monkeypatch.setattr(subspace, "_ROWS", 7)
+    _, b, v = draw(9, *shape, 4)
+    found = subspace.project_orthogonal(b, v, 0.9)
+    assert sizes == [(12, 12, torch.float64)]
+    torch.testing.assert_close(found.double(), leading(v, 0.9) @ b.double(), atol=1e-6, rtol=1e-5)
 
 
 def test_the_table_is_the_definition(pico: Pico) -> None:
