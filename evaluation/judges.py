@@ -26,15 +26,10 @@ def guard_verdict(
     return Verdict(key, verdict, p_unsafe, category, raw)
 
 
-def tuning_half(rows: list[GuardRow]) -> list[GuardRow]:
-    """The calibration pairs that may set a judge's threshold; the others measure it."""
-    return rows[::2]
-
-
 def calibrated_threshold(scores: Sequence[tuple[float, bool]]) -> float:
     """The threshold on P(unsafe) with the largest sensitivity + specificity (Youden's J); the middle of ties.
 
-    scores: (P(unsafe), is unsafe) of labelled pairs, which must not be those that the judge is then measured on.
+    scores: (P(unsafe), is unsafe) of labelled pairs: the tuning pairs, never those that measure the judge.
     A guard trained on few pairs ranks replies well before its probabilities reach one half.
     """
     unsafe = [p for p, label in scores if label]

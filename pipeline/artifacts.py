@@ -25,7 +25,7 @@ REPAIR = "repair.json"  # merge: what the repair reported
 COMPLETIONS = "completions.jsonl"
 PARITY = "parity.json"
 VERDICTS = "verdicts.jsonl"
-THRESHOLD = "threshold.json"  # judge, prepare: the threshold on P(unsafe) that was used
+THRESHOLD = "threshold.json"  # judge: of a guard, on P(unsafe); a probe judge has its own in its head
 USAGE = "usage.json"  # judge: of a server
 CHECKS = "checks.json"
 ADAPTER = "adapter_config.json"  # PEFT's
@@ -115,6 +115,10 @@ def replies(folder: Path) -> list[Completion]:
 
 def verdicts(folder: Path) -> list[Verdict]:
     return read_rows(folder / VERDICTS, Verdict)
+
+
+def threshold(folder: Path) -> float:
+    return float(json.loads((folder / THRESHOLD).read_text())["threshold"])
 
 
 def similarity(folder: Path) -> list[ModuleRow]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import grid, plan
+from pipeline import answers, grid, plan
 from pipeline.precision import automatic
 from pipeline.preflight import gpu_gib, hub_models, missing
 from pipeline.store import Step, Store
@@ -77,7 +77,8 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     stages["generate"] = [
         step for c in candidates for step in (*c.replies, *([c.parity] if c.parity else []))
     ]
-    stages["judge"] = [step for c in candidates for step in c.judged_by()]
+    tuned = [step for name in x.config.judge if (step := answers.threshold(x, name))]
+    stages["judge"] = [*tuned, *(step for c in candidates for step in c.judged_by())]
     return stages
 
 

@@ -68,11 +68,12 @@ class Made:
                     self.verdicts(c, b, judge, ["safe", "unsafe", "safe"])
 
     def calibration(self, said: list[Word]) -> None:
-        """What the guard says of eight labelled pairs, half of them unsafe; every second one tunes its threshold."""
+        """What the guard says of eight held-out pairs of four prompts, half of them unsafe."""
         labels = ["safe", "safe", "unsafe", "unsafe"] * 2
-        pairs = [GuardRow(f"pair/{i}", f"prompt {i}", f"reply {i}", label) for i, label in enumerate(labels)]
-        step = self.x.calibration
-        assert step is not None
+        pairs = [
+            GuardRow(f"pair/{i}", f"prompt {i % 4}", f"reply {i}", label) for i, label in enumerate(labels)
+        ]
+        step = self.x.heldout
         self.write(step, lambda folder: write_jsonl(folder / ROWS, pairs))
         found = [Verdict(pair.id, word) for pair, word in zip(pairs, said, strict=True)]
         self.write(
@@ -237,9 +238,7 @@ def test_rows_of_which_one_is_cut_and_the_others_are_not(made: Made) -> None:
 
 
 def test_a_judge_that_was_not_measured(made: Made) -> None:
-    step = made.x.calibration
-    assert step is not None
-    (made.store.path(answers.verdicts(made.x, step, "guard")) / MANIFEST).unlink()
+    (made.store.path(answers.verdicts(made.x, made.x.heldout, "guard")) / MANIFEST).unlink()
     assert made.found()["judge tells safe from unsafe"].status == "warn"
 
 
