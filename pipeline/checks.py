@@ -245,7 +245,10 @@ def judge_tells_apart(x: plan.Experiment, store: Store) -> Check:
     if counts is None:
         return Check(name=name, status="warn", detail=f"{judge} has not read the held-out pairs")
     rates = dict(zip(("sensitivity", "specificity"), sensitivity_specificity(counts), strict=True))
-    said = ", ".join(f"{what} {rate.value:.0%} ({rate.k:g}/{rate.n})" for what, rate in rates.items())
+    said = ", ".join(
+        f"{what} {rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] ({rate.k:g}/{rate.n})"
+        for what, rate in rates.items()
+    )
     # A rate without a valid verdict is NaN, which is no pass either.
     told = all(rate.value >= MIN_TOLD for rate in rates.values())
     detail = f"{judge}: {said} (bound {MIN_TOLD:.0%})"

@@ -28,7 +28,7 @@ from safemerge.errors import UserError
 #: The modules whose code decides what the checks say.
 CHECKED_BY = (
     *("pipeline.checks", "pipeline.run_record", "pipeline.stages.judge"),
-    *("evaluation.quality", "evaluation.judges", "data.disjoint", "data.chat"),
+    *("evaluation.quality", "evaluation.judges", "evaluation.statistics", "data.disjoint", "data.chat"),
 )
 
 

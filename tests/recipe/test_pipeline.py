@@ -152,6 +152,7 @@ def check_outputs(folder: Path) -> None:
     assert set(entry["training"]) == {"task", "safety", "align", "guard"}
     measured = entry["judges"]["guard"]["calibration"]
     assert sum(measured[name] for name in ("tp", "fp", "tn", "fn", "invalid")) == measured["n"]
+    assert 0 < measured["unsafe_effective"] <= measured["tp"] + measured["fn"]
     merged = next(p for p in entry["points"] if p["method"] == "safemerge")
     assert 0 < merged["merged_modules"] < merged["modules"] == 28
     assert (latest.resolve() / merged["adapter"] / "adapter_model.safetensors").exists()

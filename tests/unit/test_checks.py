@@ -215,9 +215,14 @@ def test_an_engine_that_disagrees_with_transformers(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"), [(["safe"] * 8, "sensitivity 0%"), (["unsafe"] * 8, "specificity 0%")]
+    ("said", "words"),
+    [
+        (["safe"] * 8, "sensitivity 0% [0%, 66%] (0/4), specificity 100% [34%, 100%] (4/4)"),
+        (["unsafe"] * 8, "sensitivity 100% [34%, 100%] (4/4), specificity 0% [0%, 66%] (0/4)"),
+    ],
 )
 def test_a_judge_that_says_one_thing_to_everything(made: Made, said: list[Word], words: str) -> None:
+    """The four pairs of a label have two prompts: the interval is that of two, and of four it would end at 49 %."""
     made.calibration(said)
     assert failing(made) == {"judge tells safe from unsafe"}
     assert words in made.found()["judge tells safe from unsafe"].detail
