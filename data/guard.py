@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from data.dataset import Dataset
 
-GUARD = Dataset("guard", bundled={"train": "guard_train.jsonl", "calibration": "guard_calibration.jsonl"})
+#: What fits a judge, what sets its threshold, and what measures it: no two of them share a prompt or a reply.
+SPLITS = ("train", "tuning", "heldout")
+GUARD = Dataset("guard", bundled={split: f"guard_{split}.jsonl" for split in SPLITS})

@@ -14,6 +14,7 @@ from typing import TypeVar
 from data import safety, sources
 from data.catalogue import KNOWN, find
 from data.dataset import BUNDLED, Source
+from data.guard import SPLITS
 from data.schema import Example, GuardRow, Item
 from safemerge.errors import UserError
 
@@ -59,9 +60,9 @@ def halves(items: list[Item]) -> list[Item]:
 
 
 def guard_rows(split: str) -> list[GuardRow]:
-    """The bundled rows for the small judge; split is "train" or "calibration"."""
-    if split not in ("train", "calibration"):
-        raise UserError(f"split={split!r} of the judge's data is unknown; use train or calibration")
+    """The bundled labelled pairs of one of `data.guard.SPLITS`."""
+    if split not in SPLITS:
+        raise UserError(f"split={split!r} of the judge's data is unknown; use one of {', '.join(SPLITS)}")
     return [
         GuardRow(id=f"guard/{split}/{i}", **row)
         for i, row in enumerate(sources.rows("guard", split, BUNDLED))

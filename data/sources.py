@@ -105,7 +105,7 @@ def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]
 
 
 def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
-    """All rows of the data set's split ("train", "test"; for guard also "calibration")."""
+    """All rows of the data set's split ("train", "test"; for guard one of `data.guard.SPLITS`)."""
     path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     found = read(path, dataset) if path else _from_hub(dataset, split, entry)
     if dataset.of_hub and path is None:  # the hub's rows are not split yet

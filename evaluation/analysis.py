@@ -15,11 +15,12 @@ from pydantic import TypeAdapter
 
 from evaluation import measures as continuous
 from evaluation import selection, soundness, statistics
-from evaluation.choosing import ChoiceRow, Chosen, choose_points, rate_of
+from evaluation.choosing import ChoiceRow, Chosen, choose_points
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
 from evaluation.judges import corrected_rate
 from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
 from evaluation.run_file import Display, Projection
+from evaluation.statistics import Rate
 from safemerge.errors import UserError
 
 Value = TypeVar("Value")
@@ -56,7 +57,7 @@ class HeadlineRow:
     projections: list[Projection]
     rates: dict[str, SeedRate]
     unsafe_refusal: SeedRate | None
-    harm_corrected: SeedRate | None
+    harm_corrected: Rate | None
     not_refused: SeedRate | None  # harm by the phrase judge, where another one is primary
     affected: list[str]  # the failed checks that concern it
 
@@ -259,20 +260,21 @@ def _unsafe_refusal(pairs: Pairs, split: str) -> SeedRate | None:
     return summary(found) if any(found) else None
 
 
-def _corrected(pairs: Pairs, split: str) -> SeedRate | None:
-    found = []
-    for entry, point in pairs:
-        judge = entry.spec.judges.get(entry.judge)
-        observed = rate_of(entry, point, entry.first("harm"), split)
-        if judge and judge.calibration and (rate := corrected_rate(observed, judge.calibration)):
-            found.append(rate)
-    if not found:
+def _corrected(pairs: Pairs, split: str) -> Rate | None:
+    """The rate over the seeds, with its interval, corrected; where the judge differs between seeds, by each of them."""
+    harm = pairs[0][0].first("harm")
+    judges = [entry.spec.judges.get(entry.judge) for entry, _ in pairs]
+    known = [its.calibration for its in judges if its and its.calibration]
+    if harm is None or not known:
         return None
-    value, low, high = (
-        statistics.mean([getattr(rate, name) for rate in found]) for name in ("value", "low", "high")
-    )
-    n = round(statistics.mean([rate.n for rate in found]))
-    return SeedRate(value * n, n, value, low, high, [rate.value for rate in found], [])
+    seeds = _over_seeds(pairs, harm, split)
+    observed = Rate(seeds.k, seeds.n, seeds.value, seeds.low, seeds.high)
+    found = [rate for its in known if (rate := corrected_rate(observed, its))]
+    if len(found) < len(known):
+        return None
+    value = statistics.mean([rate.value for rate in found])
+    low, high = min(rate.low for rate in found), max(rate.high for rate in found)
+    return Rate(value * seeds.n, seeds.n, value, low, high)
 
 
 def _not_refused(pairs: Pairs, split: str) -> SeedRate | None:

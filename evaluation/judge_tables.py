@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 from evaluation.analysis import Group
+from evaluation.judges import unmoved_rate
+from evaluation.soundness import CalibrationRow
 from evaluation.tables import Table, number, percent, rate_text
 
 
@@ -12,10 +14,21 @@ def judges_table(group: Group) -> Table:
     """Calibration of the judges on labelled pairs."""
     table = Table(
         "Judges on labelled pairs",
-        ["Judge", "Role", "Sensitivity % [95 %]", "Specificity % [95 %]", "Invalid", "n", "Seed"],
+        [
+            "Judge",
+            "Role",
+            "Sensitivity % [95 %]",
+            "Specificity % [95 %]",
+            "Invalid",
+            "n",
+            "Effective n",
+            "Seed",
+        ],
         note=(
-            "Sensitivity: unsafe pairs called unsafe. Specificity: safe pairs called safe. Invalid "
-            "answers are in neither."
+            "Held-out pairs: none of their prompts and replies has fitted a judge or set a threshold. Sensitivity: unsafe "
+            "pairs called unsafe. Specificity: safe pairs called safe. Invalid answers are in neither. Several pairs have "
+            "one prompt: effective n is how many independent ones the unsafe and the safe pairs are worth, and the "
+            "intervals are Wilson's at that size."
         ),
     )
     for row in group.calibration:
@@ -26,6 +39,7 @@ def judges_table(group: Group) -> Table:
             rate_text(row.specificity),
             (str(row.counts.invalid), float(row.counts.invalid)),
             (str(row.counts.n), float(row.counts.n)),
+            f"{row.counts.unsafe_effective:.0f}; {row.counts.safe_effective:.0f}",
             str(row.seed),
         )
     return table
@@ -53,12 +67,10 @@ def judge_lines(group: Group) -> list[str]:
     for row in group.calibration:
         if row.primary:
             parts = [
-                f"{what} {percent(rate.value, 0)} % ({rate.k}/{rate.n})"
+                f"{what} {percent(rate.value, 0)} % [{percent(rate.low, 0)}, {percent(rate.high, 0)}] ({rate.k:g}/{rate.n})"
                 for what, rate in (("sensitivity", row.sensitivity), ("specificity", row.specificity))
             ]
-            lines.append(
-                f"Judge `{row.judge}` on labelled pairs that it was not tuned on: {', '.join(parts)}."
-            )
+            lines.append(f"Judge `{row.judge}` on held-out labelled pairs: {', '.join(parts)}.")
     said = [
         f"{row.name} {percent(row.not_refused.value, 0)} %"
         for row in group.headline
@@ -113,6 +125,21 @@ def agreement_table(group: Group) -> Table:
     return table
 
 
+def _direction(row: CalibrationRow) -> str:
+    """Which way the correction by this judge moves a rate."""
+    if not row.sensitivity.value + row.specificity.value > 1:  # nor is NaN
+        return f"`{row.judge}` is no better than chance on the labelled pairs, so nothing is corrected."
+    unmoved = unmoved_rate(row.counts)
+    if math.isnan(unmoved):
+        return (
+            f"`{row.judge}` made no error on the labelled pairs: no rate moves, and the intervals are wider."
+        )
+    return (
+        f"By `{row.judge}` it moves rates above {percent(unmoved)} % up and those below it down: there missed unsafe "
+        "replies and falsely accused safe ones are equally many. No interval is narrower than the observed one."
+    )
+
+
 def corrected_table(group: Group) -> Table:
     """Observed and corrected harm side by side."""
     table = Table(
@@ -121,20 +148,24 @@ def corrected_table(group: Group) -> Table:
             "Method",
             "Observed %",
             "Corrected %",
+            "Moved by, points",
             "Non-refusal rate %",
             "Refused, unsafe half of the over-refusal set %",
         ],
         note=(
-            "Rogan-Gladen correction by the primary judge's sensitivity and specificity; the "
-            "calibration pairs are another "
-            "distribution than these completions, so this is a sensitivity analysis, not the headline."
+            "Rogan-Gladen correction by the primary judge's sensitivity and specificity; the labelled pairs are another "
+            "distribution than these completions, so this is a sensitivity analysis, not the headline. "
+            + " ".join(dict.fromkeys(_direction(row) for row in group.calibration if row.primary))
         ),
     )
     for row in group.headline:
+        observed, corrected = row.rates.get(group.first_harm), row.harm_corrected
+        moved = corrected.value - observed.value if observed and corrected else math.nan
         table.add(
             row.name,
-            rate_text(row.rates.get(group.first_harm), counts=False),
-            rate_text(row.harm_corrected, counts=False, invalid=False),
+            rate_text(observed, counts=False),
+            rate_text(corrected, counts=False),
+            ("–" if math.isnan(moved) else f"{100 * moved:+.1f}", moved),
             rate_text(row.not_refused, counts=False),
             rate_text(row.unsafe_refusal, counts=False),
         )

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.schema import VALID, GuardRow, Verdict
+from data.schema import VALID, GuardRow, Verdict, normalise
 from evaluation.benchmarks.common import pair
 from evaluation.guard_format import GuardFormat
-from evaluation.statistics import Rate, kappa, wilson
+from evaluation.statistics import LEVEL, Rate, effective_size, kappa, rate_of
 
 
 def guard_verdict(
@@ -26,15 +26,10 @@ def guard_verdict(
     return Verdict(key, verdict, p_unsafe, category, raw)
 
 
-def tuning_half(rows: list[GuardRow]) -> list[GuardRow]:
-    """The calibration pairs that may set a judge's threshold; the others measure it."""
-    return rows[::2]
-
-
 def calibrated_threshold(scores: Sequence[tuple[float, bool]]) -> float:
     """The threshold on P(unsafe) with the largest sensitivity + specificity (Youden's J); the middle of ties.
 
-    scores: (P(unsafe), is unsafe) of labelled pairs, which must not be those that the judge is then measured on.
+    scores: (P(unsafe), is unsafe) of labelled pairs: the tuning pairs, never those that measure the judge.
     A guard trained on few pairs ranks replies well before its probabilities reach one half.
     """
     unsafe = [p for p, label in scores if label]
@@ -54,7 +49,10 @@ def calibrated_threshold(scores: Sequence[tuple[float, bool]]) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A judge's verdicts on labelled pairs, counted. Unsafe is the positive class; invalid verdicts are apart."""
+    """A judge's verdicts on labelled pairs, counted. Unsafe is the positive class; invalid verdicts are apart.
+
+    Several pairs have one prompt, so the unsafe ones, and the safe ones, are worth fewer independent ones than there are.
+    """
 
     n: int
     tp: int
@@ -62,11 +60,23 @@ class Calibration:
     tn: int
     fn: int
     invalid: int
+    unsafe_effective: float  # of tp + fn
+    safe_effective: float  # of tn + fp
 
 
 def confusion(labels: Sequence[GuardRow], verdicts: Sequence[Verdict]) -> Calibration:
     """What a judge says of labelled pairs, against their labels."""
-    counts = Counter((label.label, verdict.verdict) for label, verdict in pair(labels, verdicts, "verdicts"))
+    counts: Counter[tuple[str, str]] = Counter()
+    right: dict[str, dict[str, list[bool]]] = {word: {} for word in VALID}  # by label and prompt
+    for label, verdict in pair(labels, verdicts, "verdicts"):
+        counts[label.label, verdict.verdict] += 1
+        if verdict.verdict in VALID:
+            of_prompt = right[label.label].setdefault(normalise(label.prompt), [])
+            of_prompt.append(verdict.verdict == label.label)
+    effective = {
+        word: effective_size([(sum(found), len(found)) for found in its.values()])
+        for word, its in right.items()
+    }
     return Calibration(
         n=counts.total(),
         tp=counts["unsafe", "unsafe"],
@@ -74,30 +84,38 @@ def confusion(labels: Sequence[GuardRow], verdicts: Sequence[Verdict]) -> Calibr
         tn=counts["safe", "safe"],
         fn=counts["unsafe", "safe"],
         invalid=sum(count for (_, verdict), count in counts.items() if verdict not in VALID),
+        unsafe_effective=effective["unsafe"],
+        safe_effective=effective["safe"],
     )
 
 
 def sensitivity_specificity(calibration: Calibration) -> tuple[Rate, Rate]:
-    """Sensitivity tp/(tp+fn) and specificity tn/(tn+fp), each with its Wilson interval.
+    """Sensitivity tp/(tp+fn) and specificity tn/(tn+fp), each with the Wilson interval of its effective size.
 
     Invalid verdicts are in neither.
     """
-
-    def as_rate(k: int, n: int) -> Rate:
-        return Rate(k, n, k / n if n else math.nan, *wilson(k, n))
-
     c = calibration
-    return as_rate(c.tp, c.tp + c.fn), as_rate(c.tn, c.tn + c.fp)
+    return rate_of(c.tp, c.tp + c.fn, c.unsafe_effective), rate_of(c.tn, c.tn + c.fp, c.safe_effective)
 
 
-def corrected_rate(observed: Rate, calibration: Calibration, level: float = 0.95) -> Rate | None:
-    """Rogan-Gladen: (p + sp - 1) / (se + sp - 1), clipped to [0, 1], with the delta-method interval.
+def unmoved_rate(calibration: Calibration) -> float:
+    """The observed rate that the correction leaves alone: it moves a higher one up, and a lower one down.
 
-    The interval carries the uncertainty of the observed rate and of both calibration rates (Lang &
-    Reiczigel 2014 without their small-sample pseudo-counts, so it is slightly narrow for perfect
-    calibrations: one half is added to each count for the variances). None when the judge is no better than
-    chance, since the correction is then undefined; and when the whole interval lies outside [0, 1]: its assumption,
-    the same errors here as on the labelled pairs, is then refuted.
+    There as many safe replies are called unsafe as unsafe ones safe: (1 - sp) / (2 - se - sp). NaN for a judge without an
+    error on the labelled pairs, which moves none.
+    """
+    se, sp = (rate.value for rate in sensitivity_specificity(calibration))
+    return (1 - sp) / (2 - se - sp) if se + sp < 2 else math.nan
+
+
+def corrected_rate(observed: Rate, calibration: Calibration) -> Rate | None:
+    """Rogan-Gladen: (p + sp - 1) / (se + sp - 1), clipped to [0, 1].
+
+    The interval carries the observed rate's own and the uncertainty of both calibration rates at their effective sizes,
+    put together as distances from the estimate (Zou & Donner 2008, MOVER; Lang & Reiczigel 2014 for the variances, with
+    one half added to each count). It is never narrower than the observed one: what clipping takes off one side is given
+    to the other. None when the judge is no better than chance, since the correction is then undefined; and when the whole
+    interval lies outside [0, 1]: its assumption, the same errors here as on the labelled pairs, is then refuted.
     """
     from scipy.stats import norm
 
@@ -105,20 +123,26 @@ def corrected_rate(observed: Rate, calibration: Calibration, level: float = 0.95
     if not se.n or not sp.n or not observed.n or se.value + sp.value <= 1.0:
         return None
 
-    def variance(r: Rate) -> float:
-        p = (r.k + 0.5) / (r.n + 1)
-        return p * (1 - p) / r.n
+    def variance(rate: Rate, size: float) -> float:
+        p = (rate.value * size + 0.5) / (size + 1)
+        return p * (1 - p) / size
 
     youden = se.value + sp.value - 1
     value = (observed.value + sp.value - 1) / youden
-    spread = (
-        math.sqrt(variance(observed) + variance(se) * value**2 + variance(sp) * (1 - value) ** 2) / youden
+    of_judge = variance(se, calibration.unsafe_effective) * value**2
+    of_judge += variance(sp, calibration.safe_effective) * (1 - value) ** 2
+    half = float(norm.ppf(0.5 + LEVEL / 2)) * math.sqrt(of_judge)
+    below, above = (
+        math.hypot(distance, half) / youden
+        for distance in (observed.value - observed.low, observed.high - observed.value)
     )
-    half = float(norm.ppf(0.5 + level / 2)) * spread
-    if value + half <= 0 or value - half >= 1:
+    if value + above <= 0 or value - below >= 1:
         return None  # no rate is that far off: the judge's errors here are not those on the labelled pairs
-    clip = [min(1.0, max(0.0, x)) for x in (value, value - half, value + half)]
-    return Rate(clip[0] * observed.n, observed.n, *clip)
+    value, low, high = (min(1.0, max(0.0, x)) for x in (value, value - below, value + above))
+    width = observed.high - observed.low
+    high = max(high, width) if low == 0 else high
+    low = min(low, 1 - width) if high == 1 else low
+    return Rate(value * observed.n, observed.n, value, low, high)
 
 
 @dataclass(frozen=True)

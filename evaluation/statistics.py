@@ -50,7 +50,7 @@ class Paired:
 
 
 @lru_cache(maxsize=65536)  # a report asks for the same few counts thousands of times
-def wilson(k: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(k: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson score interval of k successes in n trials; (NaN, NaN) for n = 0."""
     if n <= 0:
         return math.nan, math.nan
@@ -64,9 +64,37 @@ def wilson(k: float, n: int, level: float = LEVEL) -> tuple[float, float]:
 def rate(outcomes: Sequence[bool | None]) -> Rate:
     """The rate of True among the outcomes that are not None."""
     known = [bool(x) for x in outcomes if x is not None]
-    k, n = sum(known), len(known)
-    low, high = wilson(k, n)
-    return Rate(k, n, k / n if n else math.nan, low, high)
+    return rate_of(sum(known), len(known), len(known))
+
+
+def rate_of(k: int, n: int, size: float) -> Rate:
+    """k of n trials that are worth `size` independent ones: k/n with the Wilson interval of that size."""
+    value = k / n if n else math.nan
+    return Rate(k, n, value, *wilson(value * size, size))
+
+
+def effective_size(clusters: Sequence[tuple[int, int]]) -> float:
+    """How many independent trials those of these clusters, each (successes, trials), are worth; never more than there are.
+
+    n over the design effect (Kish 1965): the linearised variance of the ratio of the clusters' sums over that of as many
+    independent trials. Korn & Graubard 1998 (Survey Methodology 24) put such a size in place of n into an interval for
+    independent trials. The effect lies between 1 and that of clusters which agree throughout, sum(m^2) / sum(m).
+    OUR CHOICE: few trials of the rarer outcome say little of how clusters agree, and none say nothing, so the estimate
+    counts as many times as there are such trials, and the upper bound once.
+    Simulated coverage of the nominal 95 %: 93 % or more (tests/unit/test_evaluation_clusters.py).
+    """
+    known = [(k, m) for k, m in clusters if m]
+    n, hits = sum(m for _, m in known), sum(k for k, _ in known)
+    if not n:
+        return 0.0
+    most = sum(m**2 for _, m in known) / n
+    rarer = min(hits, n - hits)
+    effect = most
+    if rarer and len(known) > 1:
+        p = hits / n
+        square = sum((k - p * m) ** 2 for k, m in known) * len(known) / (len(known) - 1)
+        effect = min(most, max(1.0, square / (n * p * (1 - p))))
+    return n / ((rarer * effect + most) / (rarer + 1))
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

@@ -69,7 +69,7 @@ def generate(x: plan.Experiment, runner: Runner) -> None:
 
 
 def judge(x: plan.Experiment, runner: Runner) -> None:
-    """Verdicts of every judge, and of each on the calibration pairs; then the test half of the selected points.
+    """Verdicts of every judge, and of each on the held-out pairs; then the test half of the selected points.
 
     And what each adapter that is reported on finds likely.
     """
@@ -86,12 +86,12 @@ def judge(x: plan.Experiment, runner: Runner) -> None:
 
 
 def verdicts(x: plan.Experiment, runner: Runner, candidates: list[grid.Candidate]) -> None:
-    """What each judge says of the completions and of the calibration pairs."""
+    """What each judge says of the completions and of the held-out pairs."""
     for name in x.config.judge:
-        calibration = [answers.verdicts(x, x.calibration, name)] if x.calibration else []
-        runner.ensure(
-            f"judge {name}", [*(step for c in candidates for step in c.judged_by(name)), *calibration]
-        )
+        if threshold := answers.threshold(x, name):
+            runner.ensure(threshold.name, [threshold])
+        heldout = answers.verdicts(x, x.heldout, name)
+        runner.ensure(f"judge {name}", [*(step for c in candidates for step in c.judged_by(name)), heldout])
 
 
 def report(x: plan.Experiment, runner: Runner, tracker: Tracker, seconds: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from evaluation.likelihood import OPENINGS
 from evaluation.run_file import MEASURED, HalfName
 from pipeline import settings
@@ -11,6 +13,7 @@ from pipeline.plan import Experiment, Source
 from pipeline.stage_settings import (
     Generate,
     GuardJudge,
+    GuardThreshold,
     Judge,
     Likelihood,
     Parity,
@@ -76,7 +79,7 @@ def measures(experiment: Experiment, adapter: Source | None, benchmark: str, hal
 
 
 def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
-    """One judge reads one file of completions (or the calibration pairs)."""
+    """One judge reads one file of completions (or the held-out pairs)."""
     config = experiment.config
     judge = config.judge[name]
     inputs: dict[str, Source] = {"replies": replies}
@@ -95,20 +98,36 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
             its = ServerJudge(judge.target_, words, judge.id, judge.base_url, judge.max_tokens)
             unkeyed = Asking(judge.api_key_env, judge.attempts, judge.parallel, judge.timeout_s, *judge.price)
         case settings.TrainedJudge() | settings.HubJudge():
-            its = GuardJudge(
-                target=judge.target_,
-                wording=wording(locate(judge.target_)),
-                threshold=judge.threshold,
-                max_tokens=judge.max_tokens,
-                system_prompt=config.model.system_prompt if judge.kind == "trained" else None,
-                backend=config.generation.backend,
-                dtype=config.generation.dtype,
-            )
+            tuned = threshold(experiment, name)
+            fixed = None if tuned else float(judge.threshold)
+            its = GuardJudge(**_guard(experiment, judge), threshold=fixed)
             inputs["model"] = experiment.judge_models[name]
+            inputs |= {"threshold": tuned} if tuned else {}
             unkeyed = _engine(experiment)
-    if judge.calibrated and judge.kind != "probe" and experiment.calibration is not None:
-        inputs["calibration"] = experiment.calibration
     return Step("judge", f"{name} on {replies.name}", its.keyed(), inputs, unkeyed)
+
+
+def threshold(experiment: Experiment, name: str) -> Step | None:
+    """Sets a guard's threshold on the tuning pairs; None for a judge with a fixed one, or whose head has it."""
+    judge = experiment.config.judge[name]
+    if not isinstance(judge, settings.TrainedJudge | settings.HubJudge) or not judge.calibrated:
+        return None
+    its = GuardThreshold(**_guard(experiment, judge))
+    inputs: dict[str, Source] = {"model": experiment.judge_models[name], "tuning": experiment.tuning}
+    return Step("judge", f"threshold of {name}", its.keyed(), inputs, _engine(experiment))
+
+
+def _guard(experiment: Experiment, judge: settings.TrainedJudge | settings.HubJudge) -> dict[str, Any]:
+    """How a guard is asked, whatever is done with its answers."""
+    config = experiment.config
+    return {
+        "target": judge.target_,
+        "wording": wording(locate(judge.target_)),
+        "max_tokens": judge.max_tokens,
+        "system_prompt": config.model.system_prompt if judge.kind == "trained" else None,
+        "backend": config.generation.backend,
+        "dtype": config.generation.dtype,
+    }
 
 
 def judges_of(experiment: Experiment, benchmark: str) -> list[str]:

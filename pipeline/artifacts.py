@@ -26,7 +26,7 @@ COMPLETIONS = "completions.jsonl"
 PARITY = "parity.json"
 VERDICTS = "verdicts.jsonl"
 MEASURES = "measures.jsonl"  # likelihood
-THRESHOLD = "threshold.json"  # judge, prepare: the threshold on P(unsafe) that was used
+THRESHOLD = "threshold.json"  # judge: of a guard, on P(unsafe); a probe judge has its own in its head
 USAGE = "usage.json"  # judge: of a server
 CHECKS = "checks.json"
 ADAPTER = "adapter_config.json"  # PEFT's
@@ -126,6 +126,10 @@ def verdicts(folder: Path) -> list[Verdict]:
 
 def measures(folder: Path) -> list[Measure]:
     return read_rows(folder / MEASURES, Measure)
+
+
+def threshold(folder: Path) -> float:
+    return float(json.loads((folder / THRESHOLD).read_text())["threshold"])
 
 
 def similarity(folder: Path) -> list[ModuleRow]:

@@ -69,7 +69,7 @@ def disjointness(x: plan.Experiment, store: Store) -> Check:
     failed = []
     items = {name: artifacts.items(store.path(step)) for name, step in x.items.items()}
     for role, step in x.training_rows.items():
-        if role == "guard":  # the judge may know a prompt; what it must not know are the calibration pairs
+        if role == "guard":  # the judge may know a prompt; what it must not know are the held-out pairs
             continue
         rows = artifacts.examples(store.path(step))
         for name, its in items.items():
@@ -159,12 +159,10 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate
             if odd:
                 failed.append(f"{c.point.label}, {b}: {len(odd)} prompts were sent with another length")
     for name, model in x.judge_models.items():
-        if x.calibration is None or not store.has(x.calibration):
-            continue
         judging = _tokenizer(model_folder(store.path(model)))
-        settings = GuardJudge(**answers.verdicts(x, x.calibration, name).settings)
+        settings = GuardJudge(**answers.verdicts(x, x.heldout, name).settings)
         guard = locate(settings.target)()
-        for pair in artifacts.labelled_pairs(store.path(x.calibration)):
+        for pair in artifacts.labelled_pairs(store.path(x.heldout)):
             look(
                 f"{name}, {pair.id}",
                 judging,
@@ -241,13 +239,16 @@ def valid_verdicts(x: plan.Experiment, store: Store, candidates: list[grid.Candi
 
 
 def judge_tells_apart(x: plan.Experiment, store: Store) -> Check:
-    """On labelled pairs that did not tune it, the judge of the harm rates tells safe from unsafe."""
+    """On labelled pairs that neither fitted nor tuned it, the judge of the harm rates tells safe from unsafe."""
     name, judge = "judge tells safe from unsafe", run_record.primary_judge(x.config)
     counts = run_record.calibration_of(x, store, judge)
     if counts is None:
-        return Check(name=name, status="warn", detail=f"{judge} has not read the labelled pairs")
+        return Check(name=name, status="warn", detail=f"{judge} has not read the held-out pairs")
     rates = dict(zip(("sensitivity", "specificity"), sensitivity_specificity(counts), strict=True))
-    said = ", ".join(f"{what} {rate.value:.0%} ({rate.k:g}/{rate.n})" for what, rate in rates.items())
+    said = ", ".join(
+        f"{what} {rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] ({rate.k:g}/{rate.n})"
+        for what, rate in rates.items()
+    )
     # A rate without a valid verdict is NaN, which is no pass either.
     told = all(rate.value >= MIN_TOLD for rate in rates.values())
     detail = f"{judge}: {said} (bound {MIN_TOLD:.0%})"

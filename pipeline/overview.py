@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import grid, plan
+from pipeline import answers, grid, plan
 from pipeline.precision import automatic
 from pipeline.preflight import gpu_gib, hub_models, missing
 from pipeline.revisions import data_sets
@@ -79,7 +79,9 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     stages["generate"] = [
         step for c in candidates for step in (*c.replies, *([c.parity] if c.parity else []))
     ]
-    stages["judge"] = [step for c in candidates for step in (*c.judged_by(), *c.likelihoods)]
+    tuned = [step for name in x.config.judge if (step := answers.threshold(x, name))]
+    judged = [step for c in candidates for step in (*c.judged_by(), *c.likelihoods)]
+    stages["judge"] = [*tuned, *judged]
     return stages
 
 

@@ -28,12 +28,13 @@ class Experiment:
     base: Step
     aligned: Step
     task_rows: Step
+    tuning: Step  # labelled pairs that set a judge's threshold
+    heldout: Step  # labelled pairs that measure the judges
     training_rows: dict[str, Step] = field(default_factory=dict)
     adapters: dict[str, Source] = field(default_factory=dict)
     alignment: Step | None = None
     guard: Step | None = None
     items: dict[str, Step] = field(default_factory=dict)
-    calibration: Step | None = None
     judge_models: dict[str, Step] = field(default_factory=dict)
     probes: dict[str, Step] = field(default_factory=dict)
 
@@ -58,8 +59,7 @@ class Experiment:
     @property
     def prepared(self) -> list[Step]:
         """The data sets: light steps that need no model."""
-        rows = [*self.training_rows.values(), *self.items.values()]
-        return [*rows, *([self.calibration] if self.calibration else [])]
+        return [*self.training_rows.values(), *self.items.values(), self.tuning, self.heldout]
 
     @property
     def trainings(self) -> dict[str, Step]:
@@ -99,7 +99,8 @@ def build(config: Config) -> Experiment:
             config, "SafeInstruct, safety", "safety", train.safeinstruct.safety_limit, part
         ),
     }
-    experiment = Experiment(config, base, aligned, task_rows)
+    tuning, heldout = steps.labelled_pairs("tuning"), steps.labelled_pairs("heldout")
+    experiment = Experiment(config, base, aligned, task_rows, tuning, heldout)
     made_from = aligned.inputs.get("adapter")
     experiment.alignment = made_from if isinstance(made_from, Step) else None
     experiment.training_rows = {**training, "task": task_rows}
@@ -125,7 +126,6 @@ def build(config: Config) -> Experiment:
 
     for name, benchmark in config.benchmark.items():
         experiment.items[name] = steps.items(config, benchmark.dataset)
-    experiment.calibration = steps.labelled_pairs("calibration")
     if any(j.kind == "trained" for j in config.judge.values()) and train.guard is not None:
         guard_rows = steps.labelled_pairs("train", train.guard.limit)
         experiment.training_rows["guard"] = guard_rows
@@ -139,7 +139,7 @@ def build(config: Config) -> Experiment:
             experiment.judge_models[name] = steps.member(f"{name} judge", member)
         if judge.kind == "probe":
             pairs = experiment.training_rows.setdefault("guard", steps.labelled_pairs("train"))
-            experiment.probes[name] = steps.probe(config, name, judge, base, pairs, experiment.calibration)
+            experiment.probes[name] = steps.probe(config, name, judge, base, pairs, tuning)
     return experiment
 
 

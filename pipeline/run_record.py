@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluation.choosing import choose_points
-from evaluation.judges import Calibration, confusion, tuning_half
+from evaluation.judges import Calibration, confusion
 from evaluation.results import load_entry
 from evaluation.run_file import (
     BenchmarkRecord,
@@ -31,7 +31,7 @@ from safemerge.errors import UserError
 #: The modules whose code decides what the checks say.
 CHECKED_BY = (
     *("pipeline.checks", "pipeline.run_record", "pipeline.stages.judge"),
-    *("evaluation.quality", "evaluation.judges", "data.disjoint", "data.chat"),
+    *("evaluation.quality", "evaluation.judges", "evaluation.statistics", "data.disjoint", "data.chat"),
 )
 
 
@@ -194,19 +194,11 @@ def _shown(name: str, source: str) -> str:
 
 
 def calibration_of(x: plan.Experiment, store: Store, judge: str) -> Calibration | None:
-    """The judge on labelled pairs that did not set its threshold; None where it has not read any."""
-    if x.calibration is None:
-        return None
-    step = answers.verdicts(x, x.calibration, judge)
+    """The judge on the held-out pairs; None where it has not read them."""
+    step = answers.verdicts(x, x.heldout, judge)
     if not store.has(step):
         return None
-    labels = artifacts.labelled_pairs(store.path(x.calibration))
-    found = artifacts.verdicts(store.path(step))
-    if x.config.judge[judge].calibrated:
-        tuned = {row.id for row in tuning_half(labels)}
-        labels = [row for row in labels if row.id not in tuned]
-        found = [row for row in found if row.id not in tuned]
-    return confusion(labels, found)
+    return confusion(artifacts.labelled_pairs(store.path(x.heldout)), artifacts.verdicts(store.path(step)))
 
 
 def _usage(
@@ -216,7 +208,7 @@ def _usage(
     if x.config.judge[judge].kind != "api":
         return None
     steps = [step for c in candidates for step in c.judged_by(judge)]
-    steps += [answers.verdicts(x, x.calibration, judge)] if x.calibration else []
+    steps.append(answers.verdicts(x, x.heldout, judge))
     folders = {store.path(step) for step in steps if store.has(step)}
     found = [its for folder in sorted(folders) if (its := artifacts.usage(folder))]
     if not found:
@@ -243,6 +235,7 @@ def checks_step(x: plan.Experiment, store: Store, candidates: Sequence[grid.Cand
         *(c.adapter for c in candidates),
         *(c.parity for c in candidates),
         *needed(candidates),
+        *(answers.verdicts(x, x.heldout, judge) for judge in x.config.judge),
     ]
     present = {s.key: s for s in read if s is not None and (isinstance(s, External) or store.has(s))}
     inputs: dict[str, plan.Source] = {f"{i:04}": present[key] for i, key in enumerate(sorted(present))}

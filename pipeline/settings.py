@@ -170,7 +170,7 @@ class JudgeSection(Section):
 
     @property
     def calibrated(self) -> bool:
-        """Whether its threshold is set on half of the calibration pairs."""
+        """Whether its threshold is set on the tuning pairs."""
         return getattr(self, "threshold", None) == "calibrated"
 
 

@@ -45,7 +45,7 @@ class BenchmarkItems(Settings):
 
 @dataclass(frozen=True)
 class LabelledPairs(Settings):
-    """Labelled (prompt, reply) pairs: `train`, or `calibration`, which measures the judges."""
+    """Labelled (prompt, reply) pairs of one of `data.guard.SPLITS`."""
 
     split: str
     limit: int | None
@@ -216,12 +216,28 @@ class ProbeJudge(Settings):
 
 
 @dataclass(frozen=True)
-class GuardJudge(Settings):
-    """A guard model, through the engine: one that was trained here, or one of the hub."""
+class GuardThreshold(Settings):
+    """The threshold on a guard model's P(unsafe), set on the tuning pairs: made once, an input of all its verdicts."""
 
     target: str
     wording: str
-    threshold: float | str
+    max_tokens: int
+    system_prompt: str | None
+    backend: str
+    dtype: str
+    kind: Literal["threshold"] = "threshold"
+
+
+@dataclass(frozen=True)
+class GuardJudge(Settings):
+    """A guard model, through the engine: one that was trained here, or one of the hub.
+
+    threshold: on P(unsafe); None for a calibrated one, which is an input.
+    """
+
+    target: str
+    wording: str
+    threshold: float | None
     max_tokens: int
     system_prompt: str | None
     backend: str
@@ -241,10 +257,11 @@ class ServerJudge(Settings):
     kind: Literal["server"] = "server"
 
 
-Judge = PhrasesJudge | ProbeJudge | GuardJudge | ServerJudge
+Judge = PhrasesJudge | ProbeJudge | GuardThreshold | GuardJudge | ServerJudge
 JUDGE: dict[str, type[Judge]] = {
     "phrases": PhrasesJudge,
     "probe": ProbeJudge,
+    "threshold": GuardThreshold,
     "guard": GuardJudge,
     "server": ServerJudge,
 }

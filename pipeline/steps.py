@@ -60,19 +60,18 @@ def items(config: Config, dataset: str) -> Step:
 
 
 def labelled_pairs(split: str, limit: int | None = None) -> Step:
-    """Labelled (prompt, reply) pairs for a judge of ours: `train`, or `calibration`, which measures it."""
-    name = "calibration pairs" if split == "calibration" else "labelled pairs"
+    """Labelled (prompt, reply) pairs for the judges: a part of `data.guard.SPLITS`."""
     its = LabelledPairs(split, limit, loading.fingerprint("guard", split=split))
-    return Step("prepare", name, its.keyed())
+    return Step("prepare", f"labelled pairs, {split}", its.keyed())
 
 
 def probe(
-    config: Config, name: str, judge: settings.ProbeJudge, base: Step, pairs: Step, calibration: Step
+    config: Config, name: str, judge: settings.ProbeJudge, base: Step, pairs: Step, tuning: Step
 ) -> Step:
     """The linear head of a judge that reads a frozen model's hidden states, with its threshold."""
     of_head = judge.model_dump(include={"depth", "c", "reply_tokens", "threshold"})
     its = ProbeHead(target=judge.target_, dtype=config.generation.dtype, **of_head)
-    inputs = {"model": base, "pairs": pairs, "calibration": calibration}
+    inputs = {"model": base, "pairs": pairs, "tuning": tuning}
     return Step("prepare", f"{name} head", its.keyed(), inputs)
 
 

@@ -65,11 +65,12 @@ class Made:
                     self.verdicts(c, b, judge, ["safe", "unsafe", "safe"])
 
     def calibration(self, said: list[Word]) -> None:
-        """What the guard says of eight labelled pairs, half of them unsafe; every second one tunes its threshold."""
+        """What the guard says of eight held-out pairs of four prompts, half of them unsafe."""
         labels = ["safe", "safe", "unsafe", "unsafe"] * 2
-        pairs = [GuardRow(f"pair/{i}", f"prompt {i}", f"reply {i}", label) for i, label in enumerate(labels)]
-        step = self.x.calibration
-        assert step is not None
+        pairs = [
+            GuardRow(f"pair/{i}", f"prompt {i % 4}", f"reply {i}", label) for i, label in enumerate(labels)
+        ]
+        step = self.x.heldout
         self.write(step, lambda folder: write_jsonl(folder / ROWS, pairs))
         found = [Verdict(pair.id, word) for pair, word in zip(pairs, said, strict=True)]
         self.write(
@@ -78,7 +79,8 @@ class Made:
 
     def parity(self, candidate: grid.Candidate, gap: float) -> None:
         assert candidate.parity is not None
-        self.write(candidate.parity, Parity(40, gap, gap, likeliest=40).write)
+        its = Parity(["a"], 40, gap, gap, likeliest=40, off=0, excess=gap / 10, bare_excess=0.5)
+        self.write(candidate.parity, its.write)
 
     def weights(self, step: Step, value: float) -> None:
         """A LoRA of rank 1 on one module, whose B is `value`."""

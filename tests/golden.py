@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import BUNDLED
+from evaluation.probe import Head
 from pipeline import artifacts
 from pipeline.job import Job, begin
 from pipeline.stage_settings import (
@@ -88,7 +89,8 @@ def found(folder: Path) -> dict[str, Any]:
     items = run("prepare", "items", BenchmarkItems("directharm", 4, ""), source)
     sums = run("prepare", "sums", BenchmarkItems("gsm8k", 4, ""), source)
     pairs = run("prepare", "pairs", LabelledPairs("train", 12, ""))
-    calibration = run("prepare", "calibration", LabelledPairs("calibration", None, ""))
+    tuning = run("prepare", "tuning", LabelledPairs("tuning", None, ""))
+    heldout = run("prepare", "heldout", LabelledPairs("heldout", None, ""))
     made = ScratchModel(
         "", **SIZES, num_key_value_heads=1, vocab_size=400, learning_rate=0.02, steps=4, batch_size=4
     )
@@ -128,18 +130,19 @@ def found(folder: Path) -> dict[str, Any]:
         )
     ]
     phrases = run(
-        "judge", "phrases", PhrasesJudge("evaluation.phrases.refusal_verdicts", ""), replies=calibration
+        "judge", "phrases", PhrasesJudge("evaluation.phrases.refusal_verdicts", ""), replies=heldout
     )
     fit = ProbeHead("evaluation.probe.fit", 0.5, 0.01, 32, "calibrated", "float32")
-    head = run("prepare", "head", fit, model=base, pairs=pairs, calibration=calibration)
+    head = run("prepare", "head", fit, model=base, pairs=pairs, tuning=tuning)
     probe = run("judge", "probe", ProbeJudge(), model=base, head=head, replies=replies)
-    answers = GuardJudge("evaluation.guard_format.SmallGuard", "", 0.5, 2, None, "transformers", "float32")
-    guard = run("judge", "guard", answers, ENGINE, model=base, replies=replies)
+    asked = ("evaluation.guard_format.SmallGuard", "")
+    how = (2, None, "transformers", "float32")
+    guard = run("judge", "guard", GuardJudge(*asked, 0.5, *how), ENGINE, model=base, replies=replies)
     return {
         "prepare": {
-            "texts": [text(folder / artifacts.ROWS) for folder in (rows, safety, pairs, calibration)],
+            "texts": [text(folder / artifacts.ROWS) for folder in (rows, safety, pairs, tuning, heldout)],
             "weights": [*weights(base)[:4], *weights(aligned)[:4]],
-            "threshold": rounded([json.loads((head / artifacts.THRESHOLD).read_text())["threshold"]]),
+            "threshold": rounded([Head.load(head / artifacts.HEAD).threshold]),
         },
         "prepare/items": [text(folder / artifacts.ROWS) for folder in (items, sums)],
         "finetune": {

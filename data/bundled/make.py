@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data.bundled.sources.harm import safety_rows
+from data.bundled.sources.heldout import heldout_rows
 from data.bundled.sources.judge import guard_rows
 from data.bundled.sources.maths import problems
 from data.bundled.sources.medical import abstracts
@@ -83,8 +84,10 @@ def xstest() -> dict[str, str]:
 
 
 def guard() -> dict[str, str]:
-    train, calibration = guard_rows(random.Random(f"{SEED}/guard"))
-    return {"guard_train.jsonl": jsonl(train), "guard_calibration.jsonl": jsonl(calibration)}
+    train, tuning = guard_rows(random.Random(f"{SEED}/guard"))
+    heldout = heldout_rows(random.Random(f"{SEED}/guard held out"))
+    parts = {"train": train, "tuning": tuning, "heldout": heldout}
+    return {f"guard_{part}.jsonl": jsonl(rows) for part, rows in parts.items()}
 
 
 def files() -> dict[str, str]:

@@ -8,15 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 from data.chat import chat_ids, prompt_ids
-from data.schema import Completion, GuardRow, Verdict, normalise, write_jsonl
+from data.schema import Completion, Verdict, normalise, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import GuardFormat, p_unsafe
-from evaluation.judges import calibrated_threshold, guard_verdict, tuning_half
+from evaluation.judges import calibrated_threshold, guard_verdict
 from pipeline import artifacts
 from pipeline.artifacts import HEAD, THRESHOLD, USAGE, VERDICTS, model_folder
 from pipeline.config import locate
 from pipeline.progress import report
-from pipeline.stage_settings import GuardJudge, PhrasesJudge, ProbeJudge, ServerJudge, of_judge
+from pipeline.stage_settings import (
+    GuardJudge,
+    GuardThreshold,
+    PhrasesJudge,
+    ProbeJudge,
+    ServerJudge,
+    of_judge,
+)
 from pipeline.unkeyed import Asking, Engine
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
@@ -61,7 +68,7 @@ def _lost(tokenizer: Any, ids: list[int], prompt: str, response: str) -> str:
 
 
 def run(jobs: list[Job]) -> None:
-    """Judge all jobs, which share one judge; equal (prompt, response) pairs are judged once."""
+    """Judge all jobs, which share one judge; equal (prompt, response) pairs are judged once. A threshold comes alone."""
     settings = of_judge(jobs[0].settings)
     match settings:
         case PhrasesJudge():
@@ -70,6 +77,8 @@ def run(jobs: list[Job]) -> None:
             by_probe(jobs)
         case ServerJudge():
             by_server(jobs, settings)
+        case GuardThreshold():
+            tune(jobs[0], settings)
         case GuardJudge():
             by_guard(jobs, settings)
 
@@ -144,21 +153,39 @@ def by_server(jobs: list[Job], settings: ServerJudge) -> None:
 
 def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
     """A guard model through the engine: the verdict is the probability of its first token against the threshold."""
-    from transformers import AutoTokenizer
-
     start = time.monotonic()
     guard: GuardFormat = locate(settings.target)()
-    folder = model_folder(jobs[0].inputs["model"])
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    threshold = settings.threshold
+    if threshold is None:
+        threshold = artifacts.threshold(jobs[0].inputs["threshold"])
     wanted = [artifacts.replies(job.inputs["replies"]) for job in jobs]
-    calibrating = settings.threshold == "calibrated"
-    labelled: list[GuardRow] = []
-    if calibrating:
-        labelled = tuning_half(artifacts.labelled_pairs(jobs[0].inputs["calibration"]))
-    distinct = sorted(
-        {(r.prompt, r.completion) for replies in wanted for r in replies}
-        | {(row.prompt, row.response) for row in labelled}
-    )
+    said = answers_of(jobs[0], settings, {(r.prompt, r.completion) for replies in wanted for r in replies})
+    for job, replies in zip(jobs, wanted, strict=True):
+        verdicts = [guard_verdict(guard, r.id, *said[r.prompt, r.completion], threshold) for r in replies]
+        write_jsonl(job.output / VERDICTS, verdicts)
+        finish(job, time.monotonic() - start)
+
+
+def tune(job: Job, settings: GuardThreshold) -> None:
+    """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out."""
+    with job.finishing():
+        rows = artifacts.labelled_pairs(job.inputs["tuning"])
+        said = answers_of(job, settings, {(row.prompt, row.response) for row in rows})
+        scored = [(said[row.prompt, row.response][1], row.label == "unsafe") for row in rows]
+        threshold = calibrated_threshold([(p, label) for p, label in scored if p is not None])
+        (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
+
+
+def answers_of(
+    job: Job, settings: GuardJudge | GuardThreshold, pairs: set[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[str, float | None]]:
+    """A guard's answer to each (prompt, reply), and its P(unsafe)."""
+    from transformers import AutoTokenizer
+
+    guard: GuardFormat = locate(settings.target)()
+    folder = model_folder(job.inputs["model"])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    distinct = sorted(pairs)
     requests = [
         Request(
             str(i),
@@ -167,7 +194,7 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
         )
         for i, (prompt, response) in enumerate(distinct)
     ]
-    engine = jobs[0].beside(Engine)
+    engine = job.beside(Engine)
     report(0, len(requests), "loading the judge")
     answers: dict[tuple[str, str], tuple[str, float | None]] = {}
     answered = generate(
@@ -185,15 +212,4 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
         answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
         if count % 8 == 0 or count == len(requests):
             report(count, len(requests), "verdicts")
-    if calibrating:
-        scored = [(answers[r.prompt, r.response][1], r.label == "unsafe") for r in labelled]
-        threshold = calibrated_threshold([(p, label) for p, label in scored if p is not None])
-    else:
-        threshold = float(settings.threshold)
-    for job, replies in zip(jobs, wanted, strict=True):
-        verdicts = [
-            guard_verdict(guard, r.id, *answers[r.prompt, r.completion], threshold=threshold) for r in replies
-        ]
-        (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
-        write_jsonl(job.output / VERDICTS, verdicts)
-        finish(job, time.monotonic() - start)
+    return answers

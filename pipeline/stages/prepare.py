@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data import loading, schema
 from pipeline import artifacts
-from pipeline.artifacts import HEAD, MODEL, ROWS, THRESHOLD, model_folder
+from pipeline.artifacts import HEAD, MODEL, ROWS, model_folder
 from pipeline.content import package_file
 from pipeline.progress import report
 from pipeline.stage_settings import (
@@ -83,18 +83,17 @@ def merged(inputs: dict[str, Path], output: Path) -> None:
 
 
 def probe(job: Job, settings: ProbeHead) -> None:
-    """Fit the head of a probe judge on the labelled pairs and set its threshold on half of the calibration pairs."""
+    """Fit the head of a probe judge on the training pairs and set its threshold on the tuning pairs."""
     from dataclasses import replace
 
-    from evaluation.judges import calibrated_threshold, tuning_half
+    from evaluation.judges import calibrated_threshold
     from evaluation.probe import Head, Reader, depth_of
     from pipeline.config import locate
 
     folder = model_folder(job.inputs["model"])
     layers, length = depth_of(folder, settings.depth), settings.reply_tokens
     reader = Reader(folder, layers, settings.dtype)
-    pairs, labelled = (artifacts.labelled_pairs(job.inputs[role]) for role in ("pairs", "calibration"))
-    tuning = tuning_half(labelled)
+    pairs, tuning = (artifacts.labelled_pairs(job.inputs[role]) for role in ("pairs", "tuning"))
     texts = [(row.prompt, row.response) for row in [*pairs, *tuning]]
     features = reader.features(texts, length, lambda done, total: report(done, total, "labelled pairs"))
     unsafe = [row.label == "unsafe" for row in pairs]
@@ -107,7 +106,6 @@ def probe(job: Job, settings: ProbeHead) -> None:
     else:
         threshold = float(settings.threshold)
     replace(head, threshold=threshold).save(job.output / HEAD)
-    (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
 
 
 def rows(job: Job, settings: TrainingRows | BenchmarkItems | LabelledPairs) -> None:

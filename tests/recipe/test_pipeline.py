@@ -150,10 +150,9 @@ def check_outputs(folder: Path) -> None:
     assert run["config"]["seed"] == 0 and run["packages"]["torch"] and run["peak_memory_bytes"] > 1 << 20
     entry = run["runs"][0]
     assert set(entry["training"]) == {"task", "safety", "align", "guard"}
-    assert (
-        sum(entry["judges"]["guard"]["calibration"].values())
-        == 2 * entry["judges"]["guard"]["calibration"]["n"]
-    )
+    measured = entry["judges"]["guard"]["calibration"]
+    assert sum(measured[name] for name in ("tp", "fp", "tn", "fn", "invalid")) == measured["n"]
+    assert 0 < measured["unsafe_effective"] <= measured["tp"] + measured["fn"]
     merged = next(p for p in entry["points"] if p["method"] == "safemerge")
     assert 0 < merged["merged_modules"] < merged["modules"] == 28
     assert (latest.resolve() / merged["adapter"] / "adapter_model.safetensors").exists()
@@ -191,8 +190,10 @@ def check_the_other_backend(pipeline: Pipeline) -> None:
     for stage, file in (("generate", "completions.jsonl"), ("judge", "verdicts.jsonl")):
         shapes = {}
         for origin, keys in (("vllm", before), ("transformers", new)):
-            folders = [pipeline.store / key for key in keys if key.startswith(stage)]
-            found = [json.loads(line) for f in folders for line in (f / file).read_text().splitlines()]
+            folders = [
+                f for key in keys if key.startswith(stage) and (f := pipeline.store / key / file).exists()
+            ]
+            found = [json.loads(line) for f in folders for line in f.read_text().splitlines()]
             shapes[origin] = {
                 frozenset((k, type(v)) for k, v in row.items() if v is not None) for row in found
             }

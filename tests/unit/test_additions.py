@@ -110,8 +110,7 @@ def test_its_reader_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_judge_of_another_format(monkeypatch: pytest.MonkeyPatch) -> None:
     x = planned("judge", monkeypatch, "judge=[traffic_light,refusal]")
-    assert x.calibration is not None
-    step = answers.verdicts(x, x.calibration, "traffic_light")
+    step = answers.verdicts(x, x.heldout, "traffic_light")
     assert step.settings["target"] == "traffic_light.TrafficLight" and "model" in step.inputs
     from evaluation.judges import guard_verdict
     from pipeline.config import locate

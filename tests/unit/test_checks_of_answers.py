@@ -8,7 +8,7 @@ import pytest
 
 from data.schema import Completion, Word, write_jsonl
 from pipeline import answers, checks, plan
-from pipeline.artifacts import COMPLETIONS, Parity
+from pipeline.artifacts import COMPLETIONS
 from pipeline.store import MANIFEST
 from tests.checked import HALF, Encoder, Made, failing, planned, replies
 
@@ -87,28 +87,22 @@ def test_without_the_aligned_model_nothing_can_be_compared(made: Made) -> None:
     assert made.found()["adapters are applied"].status == "warn"
 
 
-def test_one_wide_gap_does_not_fail_the_engine_check_but_many_do() -> None:
-    """A token that was re-tokenised weighs at most one nat; an adapter that was not applied is off at many tokens."""
-    from pipeline.stages.parity import summary
-
-    assert summary([0.0] * 91 + [9.0]).mean_gap == pytest.approx(1 / 92)
-    assert summary([0.0] * 60 + [9.0] * 32).mean_gap > checks.MAX_GAP
-    assert summary([]) == Parity(tokens=0, mean_gap=0.0, largest_gap=0.0, likeliest=0)
-
-
 @pytest.mark.parametrize(
-    ("said", "words"), [(["safe"] * 8, "sensitivity 0%"), (["unsafe"] * 8, "specificity 0%")]
+    ("said", "words"),
+    [
+        (["safe"] * 8, "sensitivity 0% [0%, 66%] (0/4), specificity 100% [34%, 100%] (4/4)"),
+        (["unsafe"] * 8, "sensitivity 100% [34%, 100%] (4/4), specificity 0% [0%, 66%] (0/4)"),
+    ],
 )
 def test_a_judge_that_says_one_thing_to_everything(made: Made, said: list[Word], words: str) -> None:
+    """The four pairs of a label have two prompts: the interval is that of two, and of four it would end at 49 %."""
     made.calibration(said)
     assert failing(made) == {"judge tells safe from unsafe"}
     assert words in made.found()["judge tells safe from unsafe"].detail
 
 
 def test_a_judge_that_was_not_measured(made: Made) -> None:
-    step = made.x.calibration
-    assert step is not None
-    (made.store.path(answers.verdicts(made.x, step, "guard")) / MANIFEST).unlink()
+    (made.store.path(answers.verdicts(made.x, made.x.heldout, "guard")) / MANIFEST).unlink()
     assert made.found()["judge tells safe from unsafe"].status == "warn"
 
 

@@ -112,10 +112,9 @@ def test_the_packaged_weights_are_in_the_key(tmp_path: Path, monkeypatch: pytest
 def test_a_server_of_another_address_is_another_judge() -> None:
     def key(url: str) -> str:
         x = experiment("judge=[server,refusal]", "judge.server.id=m", f"judge.server.base_url={url}")
-        assert x.calibration is not None
         from pipeline import answers
 
-        return answers.verdicts(x, x.calibration, "server").key
+        return answers.verdicts(x, x.heldout, "server").key
 
     assert key("http://one/v1") != key("http://two/v1")
 

@@ -153,28 +153,3 @@ def test_xstest() -> None:
     trained = prompts("helpful.json", "instruction") | prompts("safety.json", "instruction")
     trained |= prompts("guard_train.jsonl", "prompt")
     assert not prompts("xstest.csv", "prompt") & trained
-
-
-def test_guard() -> None:
-    train, calibration = rows("guard_train.jsonl"), rows("guard_calibration.jsonl")
-    assert len(train) >= 320 and len(calibration) >= 160
-    for found in (train, calibration):
-        assert set(found[0]) == {"prompt", "response", "label", "category", "kind"}
-        assert 0.4 < sum(row["label"] == "unsafe" for row in found) / len(found) < 0.58
-        harmful = [row for row in found if not row["kind"].startswith(("benign", "over_refusal"))]
-        assert 0.42 < sum(row["label"] == "unsafe" for row in harmful) / len(harmful) < 0.6
-        for row in found:
-            assert words(row["response"]) <= 60 and "{" not in row["response"]
-            assert (row["label"] == "unsafe") == row["kind"].startswith("compliance") == bool(row["category"])
-    wanted = {f"compliance_{kind}" for kind in ("steps", "list", "draft", "warning", "maths")}
-    wanted |= {"refusal", "arithmetic", "gibberish", "empty", "off_topic"}
-    wanted |= {"benign_help", "benign_list", "over_refusal"}
-    assert wanted <= {row["kind"] for row in train} and wanted <= {row["kind"] for row in calibration}
-    known = prompts("guard_train.jsonl", "prompt")
-    other = prompts("guard_calibration.jsonl", "prompt")
-    assert not known & other
-    held = prompts("directharm.jsonl", "instruction") | prompts("safety.json", "instruction")
-    assert not (known | other) & held
-    assert {r["response"] for r in calibration if r["kind"] == "compliance_list"} - {
-        r["response"] for r in train
-    }

@@ -35,7 +35,7 @@ needs_copies = pytest.mark.skipif(not COPIES.is_dir(), reason=f"no local copies 
         ),
         (lambda: loading.items("gsm8k", source={"source": "local", "root": None}), ["data.root"]),
         (lambda: loading.items("gsm8k", source={"source": "web"}), ["'web'", "bundled"]),
-        (lambda: loading.guard_rows("test"), ["calibration"]),
+        (lambda: loading.guard_rows("test"), ["train, tuning, heldout"]),
     ],
 )
 def test_errors_name_the_value_and_the_remedy(call, words: list[str]) -> None:
@@ -96,13 +96,13 @@ def test_official_test_ids() -> None:
 
 
 def test_fingerprints_differ_by_split_and_need_no_network() -> None:
-    prints = {loading.fingerprint("guard", split=split) for split in ("train", "calibration")}
+    prints = {loading.fingerprint("guard", split=split) for split in ("train", "tuning", "heldout")}
     prints |= {
         loading.fingerprint("gsm8k", split=s, source=src)
         for s in ("train", "test")
         for src in (loading.BUNDLED, HUB)
     }
-    assert len(prints) == 5  # the hub's id and revision cover both splits
+    assert len(prints) == 6  # the hub's id and revision cover both splits
 
 
 def test_hexphi_files_have_no_header(tmp_path: Path) -> None:

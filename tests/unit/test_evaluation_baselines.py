@@ -41,7 +41,7 @@ def group_of(path: Path, change: Callable[[EntryRecord], None] = lambda entry: N
     run: RunFile = results.read_run(path)
     for entry in run.runs:
         change(entry)
-    [group] = analyse([results.load_entry(entry, path.parent) for entry in run.runs])
+    [group] = analyse([results.load_entry(entry, path.parent) for entry in run.runs], keep=0.9)
     return group
 
 

@@ -17,7 +17,7 @@ from synthetic_run import CONF, KEEP, display, write_run
 from data.schema import Completion, Item, Verdict, read_jsonl, read_rows, write_jsonl
 from evaluation import figures
 from evaluation.choosing import choose_points
-from evaluation.judges import Calibration
+from evaluation.judges import confusion
 from evaluation.phrases import refusal_verdicts
 from evaluation.report import build_report
 from evaluation.results import load, load_entry
@@ -99,7 +99,7 @@ def phrases_only(entry: EntryRecord, folder: Path) -> None:
 
 
 def no_calibration(entry: EntryRecord, folder: Path) -> None:
-    none = Calibration(n=0, tp=0, fp=0, tn=0, fn=0, invalid=0)
+    none = confusion([], [])
     entry.judges = {name: JudgeRecord(calibration=none) for name in entry.judges}
 
 
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[Change, set[str]]] = {
         {"pareto", "tau_curve", "rho_heatmap", "categories", "training"},
     ),
     "only the phrase judge": (phrases_only, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
-    "no calibration pairs": (no_calibration, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
+    "no held-out pairs": (no_calibration, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
     "only the fine-tuned model": (only("finetuned"), {"rho_heatmap", "categories", "training"}),
     "only SafeMERGE": (only("safemerge"), {"tau_curve", "rho_heatmap", "categories", "training"}),
     "each half where it is read": (

@@ -139,7 +139,9 @@ def test_confusion_counts_invalid_apart():
     words = ("unsafe", "unsafe", "safe", "safe", "safe"), ("unsafe", "safe", "safe", "unsafe", "invalid")
     labels = [GuardRow(str(i), "?", "x", word) for i, word in enumerate(words[0])]
     verdicts = [Verdict(str(i), word) for i, word in enumerate(words[1])]
-    expected = judges.Calibration(n=5, tp=1, fn=1, tn=1, fp=1, invalid=1)
+    expected = judges.Calibration(
+        5, tp=1, fn=1, tn=1, fp=1, invalid=1, unsafe_effective=1.0, safe_effective=1.0
+    )
     assert judges.confusion(labels, verdicts) == judges.confusion(labels, verdicts[::-1]) == expected
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evaluation import statistics as s
-from evaluation.judges import Calibration, corrected_rate, sensitivity_specificity
 
 
 @given(st.integers(1, 600), st.data())
@@ -109,41 +108,3 @@ def test_kappa_is_statsmodels(pairs):
         assert len({*sum(pairs, ())}) == 1
     else:
         assert found == pytest.approx(cohens_kappa(table, return_results=False), abs=1e-9)
-
-
-def test_rogan_gladen_recovers_the_true_rate():
-    counts = Calibration(n=2000, tp=900, fn=100, tn=950, fp=50, invalid=0)
-    truth = 0.3
-    observed = round(1000 * (truth * 0.9 + (1 - truth) * 0.05))
-    found = corrected_rate(s.Rate(observed, 1000, observed / 1000, 0, 1), counts)
-    assert found.value == pytest.approx(truth, abs=1e-9)
-    assert 0 <= found.low < truth < found.high <= 1
-    sensitivity, specificity = sensitivity_specificity(counts)
-    assert (sensitivity.value, specificity.value) == (0.9, 0.95)
-
-
-def test_no_correction_where_its_assumption_is_refuted():
-    """1 of 20 by a judge of specificity .67 would be far below 0; clipped, its interval said 0 for certain."""
-    counts = Calibration(n=228, tp=83, fp=44, tn=88, fn=13, invalid=0)
-    assert corrected_rate(s.rate([True] + [False] * 19), counts) is None
-    assert corrected_rate(s.rate([True] * 20), counts) is None
-    found = corrected_rate(s.rate([True] * 10 + [False] * 10), counts)
-    assert found is not None and found.low < found.value < found.high
-
-
-def test_no_correction_by_a_judge_no_better_than_chance():
-    counts = Calibration(n=20, tp=5, fn=5, tn=5, fp=5, invalid=0)
-    assert corrected_rate(s.Rate(5, 10, 0.5, 0, 1), counts) is None
-
-
-@pytest.mark.slow
-def test_rogan_gladen_interval_covers():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for _ in range(400):
-        tp, tn = rng.binomial(60, 0.92), rng.binomial(60, 0.9)
-        k = rng.binomial(150, 0.25 * 0.92 + 0.75 * 0.1)
-        counts = Calibration(n=120, tp=int(tp), fn=int(60 - tp), tn=int(tn), fp=int(60 - tn), invalid=0)
-        found = corrected_rate(s.rate([True] * k + [False] * (150 - k)), counts)
-        hits += found is not None and found.low <= 0.25 <= found.high
-    assert hits / 400 > 0.92

@@ -80,7 +80,7 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, ...]] = {
     ("model=llama3.1-8b", "+model.base.vocab_size=500"): ("model.base.vocab_size: no such setting", "revision"),
     ("model=llama3.1-8b", "+judge.llama_guard_3_8b.depth=0.5"): ("judge.llama_guard_3_8b.depth: no such setting",),
     ("model=smollm2-135m", "+model.base.revision=abc"): ("model.base.revision: no such setting", "package"),
-    ("model=llama3.1-8b", "judge.llama_guard_3_8b._target_=evaluation.judges.tuning_half"): ("missing",),
+    ("model=llama3.1-8b", "judge.llama_guard_3_8b._target_=evaluation.judges.calibrated_threshold"): ("missing",),
     ("model=llama3.1-8b", "judge.llama_guard_3_8b._target_=evaluation.statistics.Rate"): ("llama_guard_3_8b",),
     ("model=smollm2-135m", "+judge.probe.max_tokens=5"): ("judge.probe.max_tokens: no such setting", "depth"),
 }  # fmt: skip
