@@ -27,7 +27,7 @@ VERSIONS = {
     "merge": 1,
     "generate": 5,
     "parity": 3,
-    "judge": 1,
+    "judge": 2,
     "check": 1,
 }
 
