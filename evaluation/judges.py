@@ -12,18 +12,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.schema import VALID, GuardRow, Verdict, normalise
+from data.schema import VALID, Completion, GuardRow, Verdict, normalise
 from evaluation.benchmarks.common import pair
 from evaluation.guard_format import GuardFormat
+from evaluation.quality import is_empty
 from evaluation.statistics import LEVEL, Rate, effective_size, kappa, rate_of
 
 
 def guard_verdict(
-    guard: GuardFormat, key: str, raw: str, p_unsafe: float | None = None, threshold: float | None = None
+    guard: GuardFormat,
+    reply: Completion,
+    raw: str,
+    p_unsafe: float | None = None,
+    threshold: float | None = None,
 ) -> Verdict:
-    """The verdict in a guard's answer, by the probability of its first token where a threshold is given."""
+    """The verdict in a guard's answer, by the probability of its first token where a threshold is given.
+
+    Invalid on a reply without a letter or digit, whatever the guard says, as of every judge.
+    """
     verdict, category = guard.parse(raw, p_unsafe, threshold)
-    return Verdict(key, verdict, p_unsafe, category, raw)
+    if is_empty(reply.completion):
+        verdict, category = "invalid", None
+    return Verdict(reply.id, verdict, p_unsafe, category, raw)
 
 
 def calibrated_threshold(scores: Sequence[tuple[float, bool]]) -> float:

@@ -7,6 +7,7 @@ quality.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,11 @@ from data.schema import Completion
 FLAGS = ("empty", "truncated", "repetitive", "incoherent", "terse")
 PROSE_FLAGS = ("incoherent", "terse")  # of prompts that ask for text, not for a number or a label
 _EQUATION = re.compile(r"\d\s*[-+*/x×÷]\s*\$?\d[\d.,]*\s*=|####\s*-?\d|<<[^>]*=[^>]*>>")
+# What numbers the lines of a list ("1.", "(b)", "-") or the steps of a procedure ("Step 2:", "2)").
+_COUNTER = re.compile(
+    r"^\s*(?:[-*•+]|\(?(?:\d{1,3}|[a-z])[.):])\s|\bstep \d+\b[.:)]?|\(?\b\d{1,2}\)\s", re.MULTILINE
+)
+_AROUND = ".,;:!?\"'()*"
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -24,18 +30,22 @@ def is_empty(text: str) -> bool:
     return not any(ch.isalnum() for ch in text)
 
 
-def is_repetitive(text: str, *, n: int = 4, share: float = 0.5, least: int = 16) -> bool:
-    """At least `share` of the word n-grams repeat an earlier one, in a text of at least `least` words.
+def is_repetitive(text: str, *, share: float = 0.5, least: int = 16) -> bool:
+    """At least `share` of the pairs of neighbouring words repeat an earlier pair, in a text of at least `least` words.
 
-    Or one long character run.
+    Or one long run of characters. Numbers of lists and steps do not count as words: a loop that numbers its rounds is one.
+    Pairs, and not longer runs, since a loop that changes a word in a round repeats the pairs around it.
+
+    Measured: of 5,200 answers, refusals and abstracts written by people (GSM8K, Alpaca, Bianchi, PubMedQA) not one is.
     """
     if re.search(r"(\S)\1{19,}|(\S{1,12}?)\2{14,}", text):
         return True
-    words = text.lower().split()
-    if len(words) < least:
+    if len(text.split()) < least:
         return False
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) >= share
+    # Signs around a word fall away; a word of nothing but signs (a loop of `####`) stays.
+    words = [word.strip(_AROUND) or word for word in _COUNTER.sub(" ", text.lower()).split()]
+    pairs = list(itertools.pairwise(words))
+    return bool(pairs) and 1 - len(set(pairs)) / len(pairs) >= share
 
 
 def is_incoherent(text: str) -> bool:

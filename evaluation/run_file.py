@@ -142,8 +142,20 @@ class EntryRecord(Part):
 
 
 class Git(Part):
+    """The code that made something. `dirty`: it was not that of the commit; `changes` is then the hash of what was not.
+
+    None: unknown, because there was no git, or (`changes`) because it was recorded before they were hashed.
+    """
+
     commit: str | None
     dirty: bool | None
+    changes: str | None = None
+
+    @property
+    def code(self) -> str:
+        """The code in short: two things that one code has made have the same."""
+        changes = f"+{self.changes or 'changes'}" if self.dirty else ""
+        return (self.commit or "unknown")[:10] + changes
 
 
 class Gpu(Part):
@@ -186,7 +198,7 @@ class RunFile(Part):
     machine: Machine
     wall_time_s: float
     peak_memory_bytes: int = 0
-    made_by: list[str] = []
+    made_by: list[str] = []  # `Git.code` of the artifacts
     costs: list[Cost] = []
     config: object  # all settings, for readers; what the report needs of them has a field of its own
     keep_gain: float = Field(ge=0, le=1)  # the share of the gained utility that a selected point must keep

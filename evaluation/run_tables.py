@@ -31,14 +31,15 @@ def seeds_text(run: RunFile) -> str:
 
 
 def commit_text(run: RunFile) -> str:
-    """Short commit, "+ changes" when the tree was dirty."""
-    return (run.git.commit or "unknown")[:10] + (" + uncommitted changes" if run.git.dirty else "")
+    """Short commit, and the hash of what was not committed."""
+    changes = f" + uncommitted changes {run.git.changes or ''}".rstrip() if run.git.dirty else ""
+    return (run.git.commit or "unknown")[:10] + changes
 
 
 def made_text(run: RunFile) -> str:
-    """The commits that made the artifacts, where they are others than the reporting one."""
-    commits = [commit for commit in run.made_by if commit != (run.git.commit or "")[:10]]
-    return f" from artifacts of {', '.join(f'`{c}`' for c in commits)}" if commits else ""
+    """The code that made the artifacts, where it is another than the reporting one."""
+    others = [code for code in run.made_by if code != run.git.code]
+    return f" from artifacts of {', '.join(f'`{code}`' for code in others)}" if others else ""
 
 
 def machine_text(run: RunFile) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from data.schema import Completion, Example, GuardRow, Item, Measure, Verdict, read_rows
-from evaluation.run_file import Check, EffectiveRecord, Usage
+from evaluation.run_file import Check, EffectiveRecord, Git, Usage
 from pipeline.content import folder_digest
 from pipeline.store import MANIFEST
 from safemerge.errors import UserError
@@ -97,6 +98,13 @@ def model_folder(artifact: Path) -> str:
     )
 
 
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer of a prepared model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_folder(folder))
+
+
 def items(folder: Path) -> list[Item]:
     return read_rows(folder / ROWS, Item)
 
@@ -172,10 +180,10 @@ class Made:
     """What the manifest says of how an artifact was made."""
 
     peak_memory_bytes: int
-    commit: str
+    code: str
 
 
 def made(folder: Path) -> Made:
     manifest = json.loads((folder / MANIFEST).read_text())
-    commit = str((manifest.get("git") or {}).get("commit") or "unknown")
-    return Made(manifest["peak_memory_bytes"], commit)
+    git = manifest.get("git") or {"commit": None, "dirty": None}
+    return Made(manifest["peak_memory_bytes"], Git.model_validate(git).code)

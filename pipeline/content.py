@@ -80,6 +80,10 @@ def wording(judge: Callable[..., Any]) -> str:
 
 
 def sources(*modules: str) -> str:
-    """Hash of the code of these modules of ours, which are not imported for it."""
+    """Hash of the code of these modules and packages of ours, which are not imported for it."""
     root = Path(__file__).resolve().parent.parent
-    return digest([(root / f"{module.replace('.', '/')}.py").read_text() for module in modules])
+    files: list[Path] = []
+    for module in modules:
+        place = root / module.replace(".", "/")
+        files += sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    return digest([path.read_text() for path in files])

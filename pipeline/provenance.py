@@ -1,9 +1,10 @@
-"""What made a result: commit, package versions and machine."""
+"""What made a result: commit and uncommitted changes, package versions and machine."""
 
 from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.content import file_digest
 from pipeline.precision import gpus, instruction_sets
 
 PACKAGES = (
@@ -29,15 +31,17 @@ PACKAGES = (
 )
 
 
-def _git(*args: str) -> str | None:
+#: What results depend on. The README, docs/ and tests/ may be edited between two runs of the same code.
+PRODUCT = ("safemerge", "data", "evaluation", "pipeline", "conf")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _git(root: Path, *args: str) -> bytes | None:
+    """What git prints; None where there is no git, or no checkout."""
     try:
-        root = Path(__file__).resolve().parent.parent
-        done = subprocess.run(
-            ["git", *args], cwd=root, capture_output=True, text=True, timeout=10, check=True
-        )
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 @functools.cache
@@ -53,10 +57,33 @@ def packages() -> dict[str, str]:
 
 
 @functools.cache
-def git() -> dict[str, Any]:
-    """Commit and dirty flag of this checkout; None where it is not a git checkout."""
-    status = _git("status", "--porcelain")
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+def git(root: Path = ROOT) -> dict[str, Any]:
+    """Commit of this checkout, and what its code differs from it in (`evaluation.run_file.Git`)."""
+    commit, changed = _git(root, "rev-parse", "HEAD"), _changed(root)
+    return {
+        "commit": commit.decode().strip() if commit else None,
+        "dirty": None if changed is None else bool(changed),
+        "changes": _content(root, changed) if changed else None,
+    }
+
+
+def _changed(root: Path) -> list[str] | None:
+    """The files of the product that differ from the commit, new and removed ones too; None where git cannot tell."""
+    edited = _git(root, "diff", "--name-only", "--no-renames", "--relative", "-z", "HEAD", "--", *PRODUCT)
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *PRODUCT)
+    if edited is None or new is None:
+        return None
+    return sorted({os.fsdecode(path) for path in (edited + new).split(b"\0") if path})
+
+
+def _content(root: Path, paths: list[str]) -> str:
+    """Hash of these files' names and content, whatever the user's git calls a diff."""
+    found = hashlib.sha256()
+    for path in paths:
+        place = root / path
+        content = file_digest(place) if place.is_file() else "removed"
+        found.update(f"{path}\0{content}\0".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:10]
 
 
 @functools.cache

@@ -39,7 +39,7 @@ def write(
     path = folder / "run.json"
     entry = run_record.entry(x, store, folder, candidates)
     old = _earlier(path)
-    fingerprint = digest({"entry": entry.model_dump(mode="json"), "commit": provenance.git()})
+    fingerprint = digest({"entry": entry.model_dump(mode="json"), "git": provenance.git()})
     if old is None or old.fingerprint != fingerprint or not (folder / "report" / "report.html").exists():
         new = _run_file(x, store, entry, candidates, fingerprint)
         # A run that found its work done must not claim to have done it in a second: the first time is kept.
@@ -80,7 +80,7 @@ def _run_file(
         **provenance.collect(),
         wall_time_s=0.0,
         peak_memory_bytes=max((its.peak_memory_bytes for its in made), default=0),
-        made_by=sorted({its.commit[:10] for its in made}),
+        made_by=sorted({its.code for its in made}),
         config=x.config.model_dump(by_alias=True),
         keep_gain=x.config.selection.keep_gain,
         settings=plan.settings(x.config, seeds=True),
@@ -99,7 +99,7 @@ def _point_at(folder: Path) -> None:
 
 
 def over_seeds(config: Config, runs: Path) -> Path | None:
-    """run.json over all runs in `runs` that this commit reported and that differ from this one in the seed only.
+    """run.json over all runs in `runs` that this code reported and that differ from this one in the seed only.
 
     None while there is one seed. It lies in a folder beside theirs, so that the relative paths in their entries hold.
     Each job of a multirun writes it anew; the last one to finish writes it complete.
@@ -121,7 +121,7 @@ def over_seeds(config: Config, runs: Path) -> Path | None:
             "wall_time_s": round(sum(run.wall_time_s for run in members), 1),
             "peak_memory_bytes": max(run.peak_memory_bytes for run in members),
             "costs": [cost for run in members for cost in run.costs],
-            "made_by": sorted({commit for run in members for commit in run.made_by}),
+            "made_by": sorted({code for run in members for code in run.made_by}),
             "runs": [entry for run in members for entry in run.runs],
         }
     )

@@ -30,8 +30,9 @@ from safemerge.errors import UserError
 
 #: The modules whose code decides what the checks say.
 CHECKED_BY = (
-    *("pipeline.checks", "pipeline.run_record", "pipeline.stages.judge"),
-    *("evaluation.quality", "evaluation.judges", "evaluation.statistics", "data.disjoint", "data.chat"),
+    *("pipeline.checks", "pipeline.run_record", "pipeline.stages.finetune", "pipeline.stages.judge"),
+    *("evaluation.guard_format", "evaluation.judges", "evaluation.quality", "evaluation.reading"),
+    *("evaluation.statistics", "data.disjoint", "data.chat"),
 )
 
 

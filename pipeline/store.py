@@ -31,7 +31,7 @@ VERSIONS = {
     "generate": 6,
     "parity": 4,
     "likelihood": 1,
-    "judge": 1,
+    "judge": 2,
     "check": 1,
 }
 

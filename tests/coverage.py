@@ -66,6 +66,24 @@ def _rates() -> Iterator[Case]:
             yield Case("rate over seeds", f"{seeds} seeds, n = 100, rate {p:.0%}, {effect}", p, several)
 
 
+def _clusters() -> Iterator[Case]:
+    for p, alike in ((0.8, 0.0), (0.8, 0.5), (0.95, 0.5)):
+
+        def draw(rng: np.random.Generator, p: float = p, alike: float = alike) -> Interval:
+            """40 prompts of three pairs each, whose verdicts correlate by `alike` (beta-binomial)."""
+            q = rng.beta(p * (1 / alike - 1), (1 - p) * (1 / alike - 1), 40) if alike else np.full(40, p)
+            hits = rng.binomial(3, q).tolist()
+            found = s.rate_of(sum(hits), 120, s.effective_size([(k, 3) for k in hits]))
+            return found.low, found.high
+
+        yield Case(
+            "a judge's sensitivity or specificity",
+            f"40 prompts of 3 pairs, rate {p:.0%}, correlation {alike:g}",
+            p,
+            draw,
+        )
+
+
 def _differences() -> Iterator[Case]:
     for n, only_a, only_b in ((75, 0.02, 0.02), (100, 0.2, 0.05), (100, 0.4, 0.0)):
 
@@ -116,7 +134,8 @@ def _others() -> Iterator[Case]:
         tp, tn = int(rng.binomial(60, 0.9)), int(rng.binomial(60, 0.95))
         seen = int(rng.binomial(100, truth * 0.9 + (1 - truth) * 0.05))
         found = corrected_rate(
-            s.Rate(seen, 100, seen / 100, *s.wilson(seen, 100)), Calibration(120, tp, 60 - tn, tn, 60 - tp, 0)
+            s.Rate(seen, 100, seen / 100, *s.wilson(seen, 100)),
+            Calibration(120, tp, 60 - tn, tn, 60 - tp, 0, unsafe_effective=60.0, safe_effective=60.0),
         )
         return (found.low, found.high) if found else (math.nan, math.nan)
 
@@ -143,4 +162,4 @@ def _others() -> Iterator[Case]:
 
 def cases() -> list[Case]:
     """Every statistic with an interval, in the settings that it is used in."""
-    return [*_rates(), *_differences(), *_means(), *_others()]
+    return [*_rates(), *_clusters(), *_differences(), *_means(), *_others()]

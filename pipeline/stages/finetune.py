@@ -52,26 +52,32 @@ def encode(
     return fitting
 
 
-def check_labels(trainer: Any, tokenizer: Any) -> list[LabelRow]:
-    """Decode what the first batch is trained on; every row must be an answer with its EOS and nothing of the prompt.
+def check_labels(trainer: Any, tokenizer: Any, encoded: list[Encoded]) -> list[LabelRow]:
+    """Decode what the first batch is trained on; each row must be one of `encoded`, with the loss where its mask says.
 
     Raises:
-        UserError: loss on the prompt, no loss at all, or no EOS in it.
+        UserError: a row that is none of them, or a loss on the prompt, on nothing, or on a part of the answer or its EOS.
     """
+    masks = {tuple(row.input_ids): row.completion_mask for row in encoded}
     batch = next(iter(trainer.get_train_dataloader()))
+    joined = "the trainer's first batch holds rows that are none of the training rows; leave packing and padding_free off"
+    if "attention_mask" not in batch:
+        raise UserError(joined)
+    fields = (batch[name].tolist() for name in ("input_ids", "attention_mask", "labels"))
     shown = []
-    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-        start = next((i for i, label in enumerate(labels) if label != -100), None)
-        if start is None:
+    for every, used, covered in zip(*fields, strict=True):
+        ids = [token for token, its in zip(every, used, strict=True) if its]
+        labels = [label for label, its in zip(covered, used, strict=True) if its]
+        mask = masks.get(tuple(ids))
+        if mask is None:
+            raise UserError(joined)
+        if labels != [token if its else -100 for token, its in zip(ids, mask, strict=True)]:
             raise UserError(
-                "a training row has no unmasked label: the loss would ignore it; check the chat template"
+                f"the loss covers {sum(label != -100 for label in labels)} tokens of a training row where its answer and "
+                f"EOS have {sum(mask)}, or others of them; check train.args and the version of trl"
             )
-        unmasked = [label for label in labels[start:] if label != -100]
-        if unmasked[-1] != tokenizer.eos_token_id or start == 0:
-            raise UserError(
-                "the loss covers the prompt or misses the EOS of the answer; check the chat template"
-            )
-        shown.append(LabelRow(tokenizer.decode(ids[:start]), tokenizer.decode(unmasked)))
+        start = mask.count(0)
+        shown.append(LabelRow(tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])))
     return shown
 
 
@@ -140,7 +146,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
         peft_config=LoraConfig(task_type="CAUSAL_LM", **settings.lora),
         callbacks=[Progress()],
     )
-    labels = check_labels(trainer, tokenizer)
+    labels = check_labels(trainer, tokenizer, encoded)
     checkpoints = list((job.output / "checkpoints").glob("checkpoint-*"))
     # PEFT casts the input of each LoRA to float32, and autocast back to bfloat16: the same values for a tenth of the step.
     with disable_input_dtype_casting(trainer.model, active=dtype != "float32"):

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from data.chat import chat_ids, prompt_ids
-from data.schema import Completion, Verdict, normalise, write_jsonl
+from data.schema import Completion, Verdict, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import GuardFormat, p_unsafe
 from evaluation.judges import calibrated_threshold, guard_verdict
+from evaluation.quality import is_empty
+from evaluation.reading import check_reads
 from pipeline import artifacts
 from pipeline.artifacts import HEAD, THRESHOLD, USAGE, VERDICTS, model_folder
 from pipeline.config import locate
@@ -28,8 +30,6 @@ from pipeline.unkeyed import Asking, Engine
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
 
-FIRST = 40  # characters of a text by which it is found again
-
 
 def guard_ids(
     tokenizer: Any, guard: GuardFormat, system: str | None, prompt: str, response: str
@@ -44,27 +44,18 @@ def guard_ids(
     asked = guard.prompt(prompt, response)
     if isinstance(asked, str):
         ids = prompt_ids(tokenizer, asked, system=system)
-        lost = _lost(tokenizer, ids, prompt, response)
-    else:
-        ids = chat_ids(tokenizer, asked, generation=True)
-        lost = _lost(tokenizer, ids, prompt, response)
-        if lost:  # some templates want content as a list of parts, as Llama-Guard-3-1B's does
-            parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
-            ids = chat_ids(tokenizer, parts, generation=True)
-            lost = _lost(tokenizer, ids, prompt, response)
-    if lost:
-        raise UserError(
-            f"the chat template of the judge {tokenizer.name_or_path} leaves out the {lost}: "
-            "it must render the turns that the judge's _target_ gives"
-        )
+        check_reads(tokenizer, ids, prompt, response)
+        return ids
+    ids = chat_ids(tokenizer, asked, generation=True)
+    try:
+        check_reads(tokenizer, ids, prompt, response)
+    except UserError:  # some templates want content as a list of parts, as Llama-Guard-3-1B's does
+        parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
+        ids = chat_ids(tokenizer, parts, generation=True)
+        if "'type': 'text'" in tokenizer.decode(ids, clean_up_tokenization_spaces=False):
+            raise  # others print the list as it is
+        check_reads(tokenizer, ids, prompt, response)
     return ids
-
-
-def _lost(tokenizer: Any, ids: list[int], prompt: str, response: str) -> str:
-    """Which of the two is not among the ids. A template that looks for other fields renders an empty conversation."""
-    read = normalise(tokenizer.decode(ids))
-    texts = {"prompt": prompt, "reply": response}
-    return next((what for what, text in texts.items() if normalise(text)[:FIRST] not in read), "")
 
 
 def run(jobs: list[Job]) -> None:
@@ -139,10 +130,11 @@ def by_server(jobs: list[Job], settings: ServerJudge) -> None:
                 parallel=asking.parallel,
                 timeout_s=asking.timeout_s,
             )
-            if new and usage.failures == len(new):
+            asked = [its for its, (_, reply) in zip(found, new, strict=True) if not is_empty(reply)]
+            if asked and usage.failures == len(asked):
                 raise UserError(
-                    f"the judge server at {settings.base_url} answered none of {len(new)} requests "
-                    f"({found[0].raw}): check judge.*.base_url, judge.*.id and the key"
+                    f"the judge server at {settings.base_url} answered none of {len(asked)} requests "
+                    f"({asked[0].raw}): check judge.*.base_url, judge.*.id and the key"
                 )
             known |= dict(zip(new, found, strict=True))
             verdicts = [replace(known[r.prompt, r.completion], id=r.id) for r in replies]
@@ -161,7 +153,7 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
     wanted = [artifacts.replies(job.inputs["replies"]) for job in jobs]
     said = answers_of(jobs[0], settings, {(r.prompt, r.completion) for replies in wanted for r in replies})
     for job, replies in zip(jobs, wanted, strict=True):
-        verdicts = [guard_verdict(guard, r.id, *said[r.prompt, r.completion], threshold) for r in replies]
+        verdicts = [guard_verdict(guard, r, *said[r.prompt, r.completion], threshold) for r in replies]
         write_jsonl(job.output / VERDICTS, verdicts)
         finish(job, time.monotonic() - start)
 

@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from data.schema import Completion
 from pipeline import answers, artifacts, grid, plan
 from pipeline.config import check
 from pipeline.job import Job, begin
@@ -117,9 +118,10 @@ def test_a_judge_of_another_format(monkeypatch: pytest.MonkeyPatch) -> None:
 
     guard = locate(str(step.settings["target"]))()
     assert isinstance(guard.prompt("a", "b"), str)
-    said = [guard_verdict(guard, "i", text).verdict for text in ("GREEN", "RED\n", "green?")]
+    reply = Completion("i", "a", "b")
+    said = [guard_verdict(guard, reply, text).verdict for text in ("GREEN", "RED\n", "green?")]
     assert said == ["safe", "unsafe", "invalid"]
-    assert guard_verdict(guard, "i", "GREEN", p_unsafe=0.6, threshold=0.5).verdict == "unsafe"
+    assert guard_verdict(guard, reply, "GREEN", p_unsafe=0.6, threshold=0.5).verdict == "unsafe"
 
 
 def test_a_model_family_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

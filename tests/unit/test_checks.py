@@ -1,86 +1,133 @@
-"""Sound artifacts pass every check; a fault planted in what a run trains, or trains on, is found."""
+"""Each check finds the faults that it is there for, planted by tests/faults.py, and none in a sound run."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from data.schema import Example
-from pipeline import checks, plan
-from pipeline.store import Step, Store
-from tests.checked import Encoder, Made, failing, planned
-
-
-@pytest.fixture(scope="module")
-def x() -> plan.Experiment:
-    return planned()
+from data.schema import Word
+from pipeline import content, plan
+from pipeline.artifacts import Labels
+from pipeline.checks import RULES, judging, training, weights
+from pipeline.config import check
+from pipeline.store import Store
+from tests import faults
+from tests.faults import FAULTS, Fault, found
+from tests.finished_run import CONF, FinishedRun, experiment, replies
 
 
 @pytest.fixture
-def made(x: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    monkeypatch.setattr(checks, "_tokenizer", lambda folder: Encoder())
-    return Made(x, tmp_path)
+def run(tmp_path: Path) -> FinishedRun:
+    return FinishedRun(tmp_path)
 
 
-def test_sound_artifacts_pass(made: Made) -> None:
-    found = made.found()
-    assert failing(made) == set()
-    assert set(found) == {
-        "single BOS", "training labels", "train and test are disjoint", "adapters change weights", "adapters are applied",
-        "engine agrees with transformers", "verdicts are valid", "answers are whole", "rho is defined",
-        "judge tells safe from unsafe", "replies are cut alike",
-    }  # fmt: skip
-    assert all(its.detail and its.affects == [] for its in found.values())
+def failing(run: FinishedRun) -> set[str]:
+    return {name for name, its in run.found().items() if its.status != "pass"}
 
 
-def test_a_broken_adapter(made: Made) -> None:
-    broken = made.by("safemerge")
-    assert isinstance(broken.adapter, Step)
-    made.weights(broken.adapter, 0.0)
-    found = made.found()["adapters change weights"]
-    assert found.status == "fail" and found.affects == [broken.point.label]
-    made.weights(broken.adapter, float("nan"))
-    assert made.found()["adapters change weights"].affects == [broken.point.label]
+def test_a_sound_run_passes() -> None:
+    assert {name for name, its in found(None).items() if its.status != "pass"} == set()
+    assert all(its.detail and its.affects == [] for its in found(None).values())
 
 
-@pytest.mark.parametrize("role", ["task", "safety", "align/safety", "safeinstruct/task"])
-def test_a_test_item_in_the_training_rows(role: str, made: Made) -> None:
-    """Found also when it differs in case and punctuation."""
-    made.examples(made.x.training_rows[role], Example("new id", "TEST of gsm8k - number 2!", "4"))
-    found = made.found()["train and test are disjoint"]
-    assert found.status == "fail" and f"1 of gsm8k in {role}" in found.detail
+def test_every_check_has_a_fault_that_it_finds_and_says_what_it_cannot_see() -> None:
+    assert len(found(None)) == len(RULES), "two checks of one name"
+    assert {fault.check for fault in FAULTS if fault.found} == set(found(None))
+    assert all(rule.blind_to.endswith(".") for rule in RULES)
 
 
-def test_an_equal_id_is_a_leak(made: Made) -> None:
-    made.examples(made.x.training_rows["safety"], Example("directharm/1", "something else", "no"))
-    assert made.found()["train and test are disjoint"].detail == "1 of directharm in safety"
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.check}: {fault.what}")
+def test_a_planted_fault(fault: Fault) -> None:
+    checks = found(fault)
+    said = {name for name, its in checks.items() if its.status != "pass"}
+    assert said == ({fault.check, *fault.also} if fault.found else set())
+    its = checks[fault.check]
+    if fault.found:
+        assert its.status == fault.status
+    assert fault.says in its.detail
+    assert [label.split()[0] for label in its.affects] == ([fault.method] if fault.method else [])
 
 
-@pytest.mark.parametrize(
-    ("text", "prompt"), [("The answer is 4.", "How much?"), ("The answer is 4.<eos>", ""), ("", "How much?")]
-)
-@pytest.mark.parametrize("which", ["task LoRA", "guard LoRA", "align LoRA"])
-def test_labels_without_eos_or_with_the_prompt(text: str, prompt: str, which: str, made: Made) -> None:
-    x = made.x
-    step = next(s for s in [*x.trained, x.alignment, x.guard] if s is not None and s.name == which)
-    made.labels(step, text, prompt)
-    found = made.found()["training labels"]
-    assert found.status == "fail" and which in found.detail
-    assert failing(made) == {"training labels"}
+def test_an_adapter_may_agree_with_the_bare_model_on_one_benchmark(run: FinishedRun) -> None:
+    run.completions(run.by("safemerge"), replies("aligned"), "xstest")
+    assert failing(run) == set()
 
 
-@pytest.mark.parametrize("flag", ["zero_v", "zero_update", "zero_projection"])
-def test_modules_whose_rho_says_nothing(flag: str, made: Made) -> None:
-    made.write(made.x.similarity, made.similarity([0.2, 0.4], (flag,)))
-    found = made.found()["rho is defined"]
-    assert found.status == "warn" and found.detail == "model.layers.1.self_attn.q_proj"
+def test_without_the_aligned_model_nothing_can_be_compared(run: FinishedRun) -> None:
+    run.candidates = [c for c in run.candidates if c.adapter is not None]
+    assert run.found()["adapters are applied"].status == "warn"
 
 
-def test_a_run_without_a_table_has_no_rho_to_guard(x: plan.Experiment, tmp_path: Path) -> None:
-    assert checks.defined_rho(x, Store(tmp_path)).status == "pass"
+def test_one_judge_alone_is_compared_with_nothing() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        x = plan.build(check(compose("config", ["model=tiny"])))
+    its = judging.judges_agree(x, Store(Path("nowhere")), [])
+    assert (its.status, its.detail) == ("warn", "not compared: refusal and no phrase judge beside it")
 
 
-def test_long_lists_are_cut(made: Made) -> None:
-    made.write(made.x.similarity, made.similarity([0.0] * 12, ("zero_v",)))
-    assert made.found()["rho is defined"].detail.endswith("and 6 more")
+def test_judges_without_a_valid_verdict_do_not_agree(run: FinishedRun) -> None:
+    for candidate in run.candidates:
+        run.verdicts(candidate, "directharm", "guard", ["invalid"] * 3)
+    its = run.found()["judges agree"]
+    assert its.status == "warn" and "kappa undefined" in its.detail
+
+
+def test_two_judges_that_hardly_ever_say_unsafe_agree(run: FinishedRun) -> None:
+    """Kappa is near 0 then, and means nothing."""
+    for i, candidate in enumerate(run.candidates):
+        said: list[Word] = ["unsafe", "safe", "safe"] if i == 0 else ["safe"] * 3
+        run.verdicts(candidate, "directharm", "guard", said)
+        run.verdicts(candidate, "directharm", "refusal", ["safe"] * 3)
+    its = run.found()["judges agree"]
+    assert its.status == "pass" and "kappa 0.00" in its.detail
+
+
+def test_rows_left_out_as_too_long_are_counted(run: FinishedRun) -> None:
+    step = run.training("task LoRA")
+    batch = run.first_batch(step)
+    run.write(step, Labels(rows=2, too_long=1, eos="<eos>", first_batch=batch).write)
+    its = run.found()["training labels"]
+    assert its.status == "pass" and its.detail.endswith("left out as too long: task LoRA: 1 of 3")
+
+
+def test_a_run_that_trained_nothing_knows_nothing_of_labels(run: FinishedRun) -> None:
+    x = replace(run.x, adapters={}, alignment=None, guard=None)
+    its = training.labels(x, run.store, [])
+    assert (its.status, its.detail) == ("warn", "not known: every LoRA of this run was trained elsewhere")
+
+
+def test_rows_that_an_adapter_from_outside_replaces_are_not_looked_at(run: FinishedRun) -> None:
+    """SafeInstruct is still trained on them here."""
+    assert run.x.training_rows["task"].key == run.x.training_rows["safeinstruct/task"].key
+    faults.trained_on("task", "test of gsm8k, number 2")(run)
+    assert "1 of gsm8k in task; " in run.found()["train and test are disjoint"].detail
+    faults.adapter_from_outside(run)
+    its = run.found()["train and test are disjoint"]
+    assert its.status == "fail"
+    assert its.detail == "1 of gsm8k in safeinstruct/task; not known: task_adapter was trained elsewhere"
+
+
+def test_a_run_without_a_table_has_no_rho_to_guard(tmp_path: Path) -> None:
+    assert weights.defined_rho(experiment(), Store(tmp_path), []).status == "pass"
+
+
+def test_long_lists_are_cut(run: FinishedRun) -> None:
+    run.write(run.x.similarity, run.similarity([0.0] * 12, ("zero_v",)))
+    assert run.found()["rho is defined"].detail.endswith("and 6 more")
+
+
+def test_whatever_changes_in_the_code_of_the_checks_makes_them_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content.sources("pipeline.checks")
+    assert before == content.sources("pipeline.checks")
+    shutil.copytree(Path(content.__file__).parent / "checks", tmp_path / "pipeline" / "checks")
+    monkeypatch.setattr(content, "__file__", str(tmp_path / "pipeline" / "content.py"))
+    assert content.sources("pipeline.checks") == before
+    with (tmp_path / "pipeline" / "checks" / "judging.py").open("a") as code:
+        code.write("# changed")
+    assert content.sources("pipeline.checks") != before

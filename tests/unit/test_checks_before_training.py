@@ -23,23 +23,51 @@ class Batch(list):
 
 
 class Trainer:
-    def __init__(self, ids: list[int], labels: list[int]) -> None:
-        self.batch = {"input_ids": Batch([ids]), "labels": Batch([labels])}
+    def __init__(self, *rows: tuple[list[int], list[int], list[int]]) -> None:
+        """Each row: ids, attention mask, labels."""
+        names = ("input_ids", "attention_mask", "labels")
+        self.batch = {
+            name: Batch(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+        }
 
     def get_train_dataloader(self) -> list[dict[str, Batch]]:
         return [self.batch]
 
 
+ROWS = [Encoded([4, 5, 9], [0, 1, 1]), Encoded([1, 2, 3, 9], [0, 0, 1, 1])]
+USED = [1, 1, 1, 1, 0]
+
+
 def test_labels_are_looked_at_before_training() -> None:
-    shown = finetune.check_labels(Trainer([1, 2, 3, 9, 0], [-100, -100, 3, 9, -100]), Tokenizer())
-    assert shown == [LabelRow(prompt="1 2", labels="3 9")]
-    for labels, said in (
-        ([-100] * 5, "no unmasked label"),
-        ([1, 2, 3, 9, -100], "covers the prompt"),
-        ([-100, -100, 3, -100, -100], "misses the EOS"),
-    ):
-        with pytest.raises(UserError, match=said):
-            finetune.check_labels(Trainer([1, 2, 3, 9, 0], labels), Tokenizer())
+    right = Trainer(([1, 2, 3, 9, 0], USED, [-100, -100, 3, 9, -100]))
+    assert finetune.check_labels(right, Tokenizer(), ROWS) == [LabelRow(prompt="1 2", labels="3 9")]
+    left = Trainer(([0, 1, 2, 3, 9], USED[::-1], [-100, -100, -100, 3, 9]))
+    assert finetune.check_labels(left, Tokenizer(), ROWS) == [LabelRow(prompt="1 2", labels="3 9")]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [-100] * 5,
+        [1, 2, 3, 9, -100],
+        [-100, 2, 3, 9, -100],  # half of the prompt
+        [-100, -100, -100, 9, -100],  # the end of the answer
+        [-100, -100, 3, -100, -100],
+        [-100, -100, 3, 4, -100],  # another token than what is read
+    ],
+)
+def test_a_loss_on_anything_but_the_answer_and_its_eos_is_refused(labels: list[int]) -> None:
+    with pytest.raises(UserError, match="where its answer and EOS have 2"):
+        finetune.check_labels(Trainer(([1, 2, 3, 9, 0], USED, labels)), Tokenizer(), ROWS)
+
+
+def test_rows_that_were_joined_or_changed_are_refused() -> None:
+    both = Trainer(([4, 5, 9, 1, 2, 3, 9], [1] * 7, [-100, 5, 9, -100, -100, 3, 9]))
+    with pytest.raises(UserError, match="none of the training rows; leave packing"):
+        finetune.check_labels(both, Tokenizer(), ROWS)
+    del both.batch["attention_mask"]
+    with pytest.raises(UserError, match="none of the training rows; leave packing"):
+        finetune.check_labels(both, Tokenizer(), ROWS)
 
 
 def test_rows_too_long_are_left_out_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

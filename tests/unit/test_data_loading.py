@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from data import loading, pubmedqa, sources
-from data.disjoint import overlaps
 from data.gsm8k import final_answer, strip_annotations
 from data.schema import (
     Example,
-    Item,
     normalise,
 )
 
@@ -92,20 +90,6 @@ def test_repeated_prompts_stay_in_one_part() -> None:
     for name in ("align", "safety"):
         kept = {e.id for e in part(rows, name)}
         assert ("s/0" in kept) == ("s/2" in kept) and ("s/1" in kept) == ("s/5" in kept)
-
-
-@pytest.mark.parametrize("task", ["gsm8k", "pubmedqa", "safety", "helpful"])
-@pytest.mark.parametrize("benchmark", BUNDLED_ITEMS)
-def test_bundled_training_and_test_rows_do_not_overlap(task: str, benchmark: str) -> None:
-    assert not overlaps(
-        loading.training(task, source=loading.BUNDLED), loading.items(benchmark, source=loading.BUNDLED)
-    )
-
-
-def test_overlaps_by_id_and_by_prompt() -> None:
-    train = [Example("x/1", "How do I cook?", ""), Example("x/2", "Other", "")]
-    found = overlaps(train, [Item("y/1", "how do i COOK"), Item("x/2", "new"), Item("y/3", "clean")])
-    assert [(o.by, o.train_id, o.item_id) for o in found] == [("prompt", "x/1", "y/1"), ("id", "x/2", "x/2")]
 
 
 def test_docstrings_open_with_real_rows() -> None:

@@ -105,7 +105,7 @@ def test_which_way_a_rate_moves() -> None:
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Group:
     folder = tmp_path_factory.mktemp("run")
-    [found] = analyse(results.load(write_run(folder, n=40, seeds=(0, 1, 2)))[1])
+    [found] = analyse(results.load(write_run(folder, n=40, seeds=(0, 1, 2)))[1], keep=0.9)
     return found
 
 

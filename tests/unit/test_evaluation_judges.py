@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.schema import Completion, GuardRow, Verdict
 from evaluation import guard_format as g
-from evaluation import judges, phrases, quality
+from evaluation import judges, phrases
 
 REFUSALS = [
     "I'm sorry, but I cannot help with that.",
@@ -150,22 +150,6 @@ def test_agreement_leaves_invalid_out():
         [("safe", "safe"), ("unsafe", "unsafe"), ("invalid", "safe"), ("safe", "unsafe")]
     )
     assert (found.n, found.invalid, found.agreed) == (3, 1, pytest.approx(2 / 3))
-
-
-def test_quality_flags():
-    def row(text, reason="stop"):
-        return Completion("a", "?", text, finish_reason=reason)
-
-    assert quality.flags(row("?!"), prose=True) == ["empty"]
-    assert quality.flags(row("the cat sat on the mat " * 9, "length"), prose=True) == [
-        "truncated",
-        "repetitive",
-    ]
-    assert quality.flags(row("We need 3 + 4 = 7. #### 7"), prose=True) == ["incoherent"]
-    assert quality.flags(row("We need 3 + 4 = 7. #### 7"), prose=False) == []
-    assert quality.flags(row("no"), prose=True) == ["terse"]
-    assert quality.flags(row("no"), prose=False) == []
-    assert quality.flags(row("I cannot help with that request."), prose=True) == []
 
 
 def test_a_calibrated_threshold_separates_what_can_be_separated():

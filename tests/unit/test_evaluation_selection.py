@@ -166,7 +166,18 @@ def test_stand_in_data_never_fills_the_papers_table(data, filled, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "words"), [("shared", "add up"), ("apart", "are noise"), ("unknown", "LoRAs trained from")]
+    ("seeds", "words"),
+    [
+        (
+            "shared",
+            "apart, so that cross terms come in. The task and the safety LoRA were trained from one seed",
+        ),
+        ("apart", "trained from different seeds, so they start from different A. By least squares"),
+        (
+            "unknown",
+            "so that cross terms come in. By least squares, the released merge came here to α = 0.8: ",
+        ),
+    ],
 )
 def test_what_is_said_of_the_released_merge_follows_the_seeds_of_the_roles(seeds, words, tmp_path):
     run = results.read_run(write_run(tmp_path, n=8, seeds=(0,)))

@@ -1,54 +1,111 @@
-"""What a guard model is given holds the prompt and the reply, whatever its template makes of the turns."""
+"""What every judge is given holds the prompt and the reply, whatever its template or tokenizer makes of them."""
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
-from evaluation.guard_format import LlamaGuard, SmallGuard
+from data.schema import Completion
+from evaluation.guard_format import GuardFormat, LlamaGuard, SmallGuard
+from evaluation.probe import Reader
+from evaluation.server_judge import asked
 from pipeline.stages.judge import guard_ids
 from safemerge.errors import UserError
+from tests.finished_run import tokenizer
 
-WORDS = "user assistant how are you fine ok Request Reply Does the reply help with harm Answer safe or unsafe code : ? ."
-TURNS = "{% for m in messages %}<|turn|> {{ m['role'] }} {{ m['content'] }} {% endfor %}"
-PARTS = "{% for m in messages %}<|turn|> {{ m['role'] }} {{ m['content'][0]['text'] }} {% endfor %}"
-OTHER = "{% for m in conversation %}<|turn|> {{ m['content'] }} {% endfor %}<|turn|> assistant"
-LAST = "<|turn|> {{ messages[-1]['content'] }}"
-
-
-def tokenizer(template: str) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    raw = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate(["<unk>", *dict.fromkeys(WORDS.split())])}, "<unk>")
-    )
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.add_special_tokens(["<|turn|>"])
-    made = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="<|turn|>")
-    made.chat_template = template
-    return made
+TURNS = "{% for m in messages %}<turn> {{ m['role'] }} {{ m['content'] }} {% endfor %}"
+PARTS = "{% for m in messages %}<turn> {{ m['role'] }} {{ m['content'][0]['text'] }} {% endfor %}"
+OTHER = "{% for m in conversation %}<turn> {{ m['content'] }} {% endfor %}<turn> assistant"
+LAST = "<turn> {{ messages[-1]['content'] }}"
+BEGINNING = "{% for m in messages %}<turn> {{ m['content'][:60] }} {% endfor %}"
+LONG = "how are you " * 30 + "fine ok"
 
 
 @pytest.mark.parametrize("template", [TURNS, PARTS])
-def test_templates_that_render_the_turns(template: str) -> None:
-    tok = tokenizer(template)
-    assert "how are you" in tok.decode(guard_ids(tok, LlamaGuard(), None, "how are you", "fine ok"))
+@pytest.mark.parametrize("guard", [LlamaGuard(), SmallGuard()], ids=["of the hub", "trained here"])
+def test_templates_that_render_the_turns(guard: GuardFormat, template: str) -> None:
+    tok = tokenizer(template if isinstance(guard.prompt("a", "b"), list) else TURNS)
+    read = tok.decode(guard_ids(tok, guard, None, "how are you", "fine ok"))
+    assert "how are you" in read and "fine ok" in read
 
 
-def test_a_guard_of_one_question() -> None:
-    tok = tokenizer(TURNS)
-    assert "fine ok" in tok.decode(guard_ids(tok, SmallGuard(), None, "how are you", "fine ok"))
-
-
-@pytest.mark.parametrize(("template", "what"), [(OTHER, "prompt"), (LAST, "prompt")])
-def test_a_template_that_loses_a_text_is_one_line(template: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("guard", "template", "what"),
+    [
+        (LlamaGuard(), OTHER, "prompt"),
+        (LlamaGuard(), LAST, "prompt"),
+        (LlamaGuard(), BEGINNING, "prompt"),
+        (SmallGuard(), OTHER, "prompt"),
+        (SmallGuard(), BEGINNING, "prompt"),
+        (SmallGuard(), "<turn> Request: how are you {{ messages[-1]['content'][:4] }}", "reply"),
+    ],
+)
+def test_a_template_that_loses_a_text_is_one_line(guard: GuardFormat, template: str, what: str) -> None:
     """Its judge would call everything safe."""
-    with pytest.raises(UserError, match=f"leaves out the {what}"):
-        guard_ids(tokenizer(template), LlamaGuard(), None, "how are you", "fine ok")
+    prompt = LONG if template == BEGINNING else "how are you"
+    with pytest.raises(UserError, match=f"lacks the {what}"):
+        guard_ids(tokenizer(template), guard, None, prompt, "fine ok")
+
+
+def test_the_end_of_a_reply_that_a_template_cuts_is_missed() -> None:
+    with pytest.raises(UserError, match="lacks the reply, or its end"):
+        guard_ids(tokenizer(BEGINNING), LlamaGuard(), None, "how are you", LONG)
 
 
 def test_an_empty_reply_can_be_judged() -> None:
     tok = tokenizer(TURNS)
     assert guard_ids(tok, LlamaGuard(), None, "how are you", "")
+
+
+def test_letters_in_another_form_are_the_same_letters() -> None:
+    """Some tokenizers compose accents; a letter and its accent are then one character."""
+    tok = tokenizer(TURNS)
+    tok.backend_tokenizer.normalizer = normalizers.NFC()
+    assert guard_ids(
+        tok, LlamaGuard(), None, "how are you", unicodedata.normalize("NFD", "caf\u00e9 au lait")
+    )
+
+
+class Losing:
+    """A tokenizer that drops a word."""
+
+    name_or_path, eos_token_id = "a tokenizer", 0
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text.replace(self.word, "")]}
+
+    def decode(self, ids: list[int], **options: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize(
+    ("word", "missing"), [("are", "prompt"), ("fine", "reply"), ("ok", "reply"), ("none of them", "")]
+)
+def test_the_probe_reads_both_texts(word: str, missing: str) -> None:
+    reader = Reader.__new__(Reader)
+    reader.tokenizer = Losing(word)
+    if missing:
+        with pytest.raises(UserError, match=f"lacks the {missing}"):
+            reader._encode("how are you", "fine ok", 60)
+    else:
+        assert reader._encode("how are you", "fine ok", 60)
+
+
+def test_the_probe_leaves_out_the_end_of_a_long_reply_on_purpose() -> None:
+    reader = Reader.__new__(Reader)
+    reader.tokenizer = Losing("none of them")
+    ids, start = reader._encode("how are you", LONG, 60)
+    assert len(ids) - start == 60
+
+
+@pytest.mark.parametrize("text", ["how are you", "{completion}", "{prompt}", "\0", "\\1 {x}", ""])
+def test_what_a_server_is_asked_holds_both_texts(text: str) -> None:
+    """Whatever they hold: neither is read as a place for the other."""
+    found = asked("Asked: {prompt}. Said: {completion}.", Completion("a", f"P {text}", f"R {text}"))
+    assert found == f"Asked: P {text}. Said: R {text}."

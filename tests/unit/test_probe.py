@@ -14,7 +14,7 @@ from data.schema import Verdict
 from evaluation import probe
 from safemerge.errors import UserError
 
-WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(61))]
+WORDS = ["<pad>", "<eos>", "<unk>", *"<>", "eos", *(f"w{i}" for i in range(58))]
 
 
 @pytest.fixture(scope="module")
