@@ -26,10 +26,12 @@ from pathlib import Path
 from rich.console import Console
 from pipeline import run, store
 from pipeline.__main__ import guarded
+from pipeline.unkeyed import Share
 store.VERSIONS["fake_stage"] = 1
 run.cuda_capability = lambda: None
 do, devices = sys.argv[2], int(sys.argv[3])
-steps = [store.Step("fake_stage", d, {"do": d}, {}, {"devices": devices}) for d in ("one", do)]
+share = Share(devices, 1, 1)
+steps = [store.Step("fake_stage", d, {"do": d}, {}, share) for d in ("one", do)]
 def make():
     with run.Runner(store.Store(Path(sys.argv[1])), Console()) as runner:
         runner.ensure("fake", steps)
