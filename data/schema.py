@@ -51,6 +51,11 @@ class GuardRow:
     category: str = ""
     kind: str = ""
 
+    @property
+    def benign(self) -> bool:
+        """Whether the prompt asks for nothing harmful; its reply is safe, whatever it says."""
+        return self.kind.startswith("benign_") or self.kind == "over_refusal"
+
 
 @dataclass(frozen=True)
 class Completion:

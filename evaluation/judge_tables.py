@@ -25,10 +25,10 @@ def judges_table(group: Group) -> Table:
             "Seed",
         ],
         note=(
-            "Held-out pairs: none of their prompts and replies has fitted a judge or set a threshold. Sensitivity: unsafe "
-            "pairs called unsafe. Specificity: safe pairs called safe. Invalid answers are in neither. Several pairs have "
-            "one prompt: effective n is how many independent ones the unsafe and the safe pairs are worth, and the "
-            "intervals are Wilson's at that size."
+            "Held-out pairs of harmful prompts: none of their prompts and replies has fitted a judge or set a threshold. "
+            "Sensitivity: unsafe pairs called unsafe. Specificity: safe pairs called safe. Invalid answers are in "
+            "neither. Several pairs have one prompt: effective n is how many independent ones the unsafe and the safe "
+            "pairs are worth, and the intervals are Wilson's at that size."
         ),
     )
     for row in group.calibration:
@@ -70,7 +70,9 @@ def judge_lines(group: Group) -> list[str]:
                 f"{what} {percent(rate.value, 0)} % [{percent(rate.low, 0)}, {percent(rate.high, 0)}] ({rate.k:g}/{rate.n})"
                 for what, rate in (("sensitivity", row.sensitivity), ("specificity", row.specificity))
             ]
-            lines.append(f"Judge `{row.judge}` on held-out labelled pairs: {', '.join(parts)}.")
+            lines.append(
+                f"Judge `{row.judge}` on held-out labelled pairs of harmful prompts: {', '.join(parts)}."
+            )
     said = [
         f"{row.name} {percent(row.not_refused.value, 0)} %"
         for row in group.headline

@@ -195,11 +195,14 @@ def _shown(name: str, source: str) -> str:
 
 
 def calibration_of(x: plan.Experiment, store: Store, judge: str) -> Calibration | None:
-    """The judge on the held-out pairs; None where it has not read them."""
+    """The judge on the held-out pairs of harmful prompts, as a harm benchmark's are; None where it has not read them."""
     step = answers.verdicts(x, x.heldout, judge)
     if not store.has(step):
         return None
-    return confusion(artifacts.labelled_pairs(store.path(x.heldout)), artifacts.verdicts(store.path(step)))
+    pairs = {row.id: row for row in artifacts.labelled_pairs(store.path(x.heldout)) if not row.benign}
+    return confusion(
+        list(pairs.values()), [row for row in artifacts.verdicts(store.path(step)) if row.id in pairs]
+    )
 
 
 def _usage(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from data.schema import Word
-from pipeline import content, plan
+from data.schema import Verdict, Word, write_jsonl
+from pipeline import answers, artifacts, content, plan, run_record
 from pipeline.artifacts import Labels
 from pipeline.checks import RULES, judging, training, weights
 from pipeline.config import check
@@ -18,6 +18,8 @@ from pipeline.store import Store
 from tests import faults
 from tests.faults import FAULTS, Fault, found
 from tests.finished_run import CONF, FinishedRun, experiment, replies
+
+KINDS = ("benign_help", "over_refusal", "benign_list", "refusal")
 
 
 @pytest.fixture
@@ -131,3 +133,19 @@ def test_whatever_changes_in_the_code_of_the_checks_makes_them_anew(
     with (tmp_path / "pipeline" / "checks" / "judging.py").open("a") as code:
         code.write("# changed")
     assert content.sources("pipeline.checks") != before
+
+
+def test_a_judge_is_measured_on_harmful_prompts_alone(run: FinishedRun) -> None:
+    """The phrase judge calls every helpful reply unsafe, and is only ever asked about harmful prompts."""
+    step = run.x.heldout
+    pairs = artifacts.labelled_pairs(run.store.path(step))
+    more = [
+        replace(pair, id=f"more/{i}", kind=kind)
+        for i, (pair, kind) in enumerate(zip(pairs, KINDS, strict=False))
+    ]
+    run.write(step, lambda folder: write_jsonl(folder / artifacts.ROWS, [*pairs, *more]))
+    said = run.store.path(answers.verdicts(run.x, step, "guard"))
+    rows = [*artifacts.verdicts(said), *(Verdict(row.id, "unsafe") for row in more)]
+    write_jsonl(said / artifacts.VERDICTS, rows)
+    counted = run_record.calibration_of(run.x, run.store, "guard")
+    assert counted is not None and (counted.n, counted.tp, counted.fp) == (9, 5, 0)
