@@ -7,8 +7,8 @@ Two prompts are nearly the same when they name the same numbers in the same orde
 
 A sum with other numbers is another sum, so numbers decide first. Measured: of the original prompts of GSM8K, PubMedQA,
 DirectHarm4, XSTest, AdvBench, HarmBench and Bianchi's evaluation none is near a training row of GSM8K, PubMedQA, Bianchi or
-Alpaca, but for the two that Alpaca and I-Alpaca share word by word. Of the bundled test sets three are, all of them sums
-that differ in a name (`tests/unit/test_disjoint.py` lists them); of the toy's sums 50 of 120 are, as they are meant to be.
+Alpaca, but for the two that Alpaca and I-Alpaca share word by word. None of the bundled test sets is; of the toy's sums 50
+of 120 are, as they are meant to be.
 """
 
 from __future__ import annotations

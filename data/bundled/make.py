@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data import gsm8k as gsm8k_rows
 from data.bundled.sources.harm import safety_rows
 from data.bundled.sources.heldout import heldout_rows
 from data.bundled.sources.judge import guard_rows
@@ -21,6 +22,7 @@ from data.bundled.sources.maths import problems
 from data.bundled.sources.medical import abstracts
 from data.bundled.sources.text import pairs, sections
 from data.bundled.sources.tiny import problems as tiny_problems
+from data.disjoint import overlaps
 
 SEED = 2026
 XSTEST_COLUMNS = ["id", "prompt", "type", "label", "focus", "note"]
@@ -34,6 +36,12 @@ def gsm8k() -> dict[str, str]:
     rng, seen = random.Random(f"{SEED}/gsm8k"), set[str]()
     train = problems(rng, 400, seen)
     test = problems(rng, 126, seen) + problems(rng, 34, seen, held_out=True)
+    # A sum that training has with another name tests nothing: its place is drawn anew, the others stay what they are.
+    again = random.Random(f"{SEED}/gsm8k again")
+    while near := overlaps(gsm8k_rows.examples(train), gsm8k_rows.items(test)):
+        for found in near:
+            place = int(found.item_id.rpartition("/")[2])
+            test[place] = problems(again, 1, seen, held_out=place >= 126)[0]
     return {"gsm8k_train.jsonl": jsonl(train), "gsm8k_test.jsonl": jsonl(test)}
 
 

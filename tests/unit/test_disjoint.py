@@ -12,12 +12,6 @@ from data.schema import Example, Item
 
 BUNDLED_ITEMS = ["gsm8k", "pubmedqa", "directharm", "xstest"]
 TRAINING = ["gsm8k", "pubmedqa", "safety", "helpful"]
-#: The same sum about somebody else. Ids of the test and the training row.
-KNOWN = [
-    ("gsm8k/test/27", "gsm8k/train/97"),
-    ("gsm8k/test/29", "gsm8k/train/55"),
-    ("gsm8k/test/90", "gsm8k/train/354"),
-]
 
 
 @pytest.mark.parametrize("task", TRAINING)
@@ -25,9 +19,7 @@ KNOWN = [
 def test_bundled_training_and_test_rows(task: str, benchmark: str) -> None:
     source = loading.BUNDLED
     found = overlaps(loading.training(task, source=source), loading.items(benchmark, source=source))
-    near = [(leak.item_id, leak.train_id) for leak in found if leak.by == "near"]
-    assert len(near) == len(found)
-    assert sorted(near) == (KNOWN if task == benchmark == "gsm8k" else [])
+    assert found == []
 
 
 def test_by_id_and_by_prompt() -> None:
