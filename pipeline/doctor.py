@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: on it with both libraries held to AVX2 (16:08).
 MINUTES = {"tiny": {"float32": 2, "bfloat16": 2}, "smollm2-135m": {"float32": 17, "bfloat16": 10}}
 NEEDS_GIB, NEEDS_DISK_GIB = 6.0, 10.0
+HUB_S = 5.0  # seconds that the hub gets to answer; looking up its name may hang for longer
 CGROUP = Path("/sys/fs/cgroup")
 #: Loads vLLM's compiled part too: `import vllm` alone succeeds where a library is missing that it links.
 LOAD_VLLM = """
@@ -161,13 +162,13 @@ def vllm() -> Finding:
 
 
 def hub() -> Finding:
-    """Whether the model hub answers, in a few seconds also where looking up its name hangs."""
+    """Whether the model hub answers, within `HUB_S`."""
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return Finding("model hub", "not asked: HF_HUB_OFFLINE=1")
     answers: list[bool] = []
     asking = threading.Thread(target=lambda: answers.append(model_hub.reachable()), daemon=True)
     asking.start()
-    asking.join(5)
+    asking.join(HUB_S)
     text = "reachable" if any(answers) else "does not answer (tiny and the default model do not need it)"
     return Finding("model hub", text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import subprocess
@@ -11,16 +12,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose
+from omegaconf import DictConfig
 
 from pipeline import doctor, precision, preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
+def composed(name: str, *overrides: str) -> DictConfig:
+    """The models' configs, once for all screens."""
+    return compose(name, list(overrides))
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No import of vLLM, no network."""
+    """No import of vLLM, no network, nothing composed twice."""
     monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "0.32.0")
+    monkeypatch.setattr(doctor, "compose", lambda name, overrides: composed(name, *overrides))
     monkeypatch.setattr("safemerge.hub.reachable", lambda: False)
     monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(precision, "gpus", list)
@@ -148,25 +158,26 @@ def test_without_vllm_the_way_around_is_said(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_hub_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("safemerge.hub.reachable", lambda: time.sleep(30))
+    monkeypatch.setattr(doctor, "HUB_S", 0.2)
     before = time.monotonic()
     assert "does not answer" in doctor.hub().found
     assert time.monotonic() - before < 10
 
 
 @pytest.mark.parametrize(
-    ("package", "expected"),
+    ("package", "seconds", "expected"),
     [
-        ("raise ImportError('libx.so: not there')", "does not load: ImportError: libx.so: not there"),
-        ("import time; time.sleep(60)", "no answer within 5 s"),
+        ("raise ImportError('libx.so: not there')", 60, "does not load: ImportError: libx.so: not there"),
+        ("import time; time.sleep(60)", 1, "no answer within 1 s"),
     ],
 )
 def test_a_vllm_that_does_not_load_is_one_line(
-    package: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, seconds: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
     (tmp_path / "vllm.py").write_text(package)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert doctor._load_vllm(5) == expected
+    assert doctor._load_vllm(seconds) == expected
 
 
 def test_a_kernel_that_vllm_only_warns_of_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
