@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from data.chat import Encoded, example_ids
@@ -20,7 +21,6 @@ OPENINGS = (
     *("I don't", "I don’t", "I do not", "As an AI", "No,"),
 )
 TOKENS = 1024  # of a batch, padding included; bounds the logits that are held
-PROMPTS = 4  # whose openings are read at once, each as often as there are openings
 SURE = 1e-6  # the least probability of not refusing: half precision knows no smaller one
 
 Progress = Callable[[int], None]
@@ -53,11 +53,10 @@ def reference_bits(
         first = min(rows[i].completion_mask.index(1) for i in batch) - 1
         with torch.inference_mode():
             logits = model(input_ids=ids, attention_mask=seen, logits_to_keep=width - first).logits[:, :-1]
-        loss = cross_entropy(logits.float().transpose(1, 2), ids[:, first + 1 :], reduction="none")
-        counted = answer[:, first + 1 :]
-        bits = (loss * counted).sum(1) / counted.sum(1) / math.log(2)
-        for i, value in zip(batch, bits.tolist(), strict=True):
-            found[i] = value
+        counted = answer[:, first + 1 :] == 1
+        loss = cross_entropy(logits[counted].float(), ids[:, first + 1 :][counted], reduction="none")
+        for i, its in zip(batch, loss.split(counted.sum(1).tolist()), strict=True):
+            found[i] = float(its.double().mean()) / math.log(2)
         progress(done := done + len(batch))
     return found
 
@@ -86,6 +85,39 @@ def opening_ids(tokenizer: Any, openings: Sequence[str], system: str | None) -> 
     ]
 
 
+@dataclass(frozen=True)
+class Tree:
+    """Openings as a tree of tokens, so that what they have in common is read once.
+
+    `nodes` are tokens after which some opening goes on, each with the place of the one before it (-1: the prompt's end), in
+    an order in which it comes after that. `steps` are all (place, token) that an opening takes from there, by opening.
+    """
+
+    nodes: list[tuple[int, int]]
+    steps: list[list[tuple[int, int]]]
+
+    @classmethod
+    def of(cls, openings: Sequence[list[int]]) -> Tree:
+        nodes: dict[tuple[int, int], int] = {}
+        steps = []
+        for ids in openings:
+            place, mine = -1, []
+            for i, token in enumerate(ids):
+                mine.append((place, token))
+                if i + 1 < len(ids):
+                    place = nodes.setdefault((place, token), len(nodes))
+            steps.append(mine)
+        return cls([(before, token) for before, token in nodes], steps)
+
+    def path(self, place: int) -> list[int]:
+        """The places from the prompt's end to this one, itself included."""
+        found = []
+        while place >= 0:
+            found.append(place)
+            place = self.nodes[place][0]
+        return found[::-1]
+
+
 def refusal_log_odds(
     model: Any,
     prompts: Sequence[list[int]],
@@ -99,43 +131,50 @@ def refusal_log_odds(
 
     prompts: token ids up to where the reply begins. openings: token ids, none the beginning of another.
     """
-    found = [math.nan] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), PROMPTS):
-        batch = order[start : start + PROMPTS]
-        for i, p in zip(batch, _any_opening(model, [prompts[i] for i in batch], openings), strict=True):
+    tree, found, done = Tree.of(openings), [math.nan] * len(prompts), 0
+    for batch in _batches([len(prompt) + len(tree.nodes) for prompt in prompts]):
+        for i, p in zip(batch, _any_opening(model, [prompts[i] for i in batch], tree), strict=True):
             p = min(p, 1 - SURE)
             found[i] = math.log(p) - math.log1p(-p) if p > 0 else -math.inf
-        progress(min(start + PROMPTS, len(order)))
+        progress(done := done + len(batch))
     return found
 
 
-def _any_opening(model: Any, prompts: Sequence[list[int]], openings: Sequence[list[int]]) -> list[float]:
-    """The probability that a reply begins with any of the openings; the prompts are read once, the openings after them."""
+def _any_opening(model: Any, prompts: Sequence[list[int]], tree: Tree) -> list[float]:
+    """The probability that a reply begins with any of the openings: one forward pass over each prompt and the tree.
+
+    A node sees the prompt and the nodes on its path alone, and stands as far from the prompt as it would in its opening.
+    """
     import torch
 
-    device, width, longest = model.device, max(map(len, prompts)), max(map(len, openings))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
-    seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    places = (seen.cumsum(1) - 1).clamp(min=0)
-    tail = torch.tensor([o + [0] * (longest - len(o)) for o in openings], device=device)
-    inside = torch.tensor([[1] * len(o) + [0] * (longest - len(o)) for o in openings], device=device)
+    device, width, size = model.device, max(map(len, prompts)), len(tree.nodes)
+    tokens = [token for _, token in tree.nodes]
+    paths = [tree.path(place) for place in range(size)]
+    ids = torch.tensor([[0] * (width - len(p)) + p + tokens for p in prompts], device=device)
+    depth = [len(path) - 1 for path in paths]
+    places = torch.tensor(
+        [[0] * (width - len(p)) + [*range(len(p)), *(len(p) + d for d in depth)] for p in prompts],
+        device=device,
+    )
+    seen = torch.zeros(len(prompts), width + size, width + size, dtype=torch.bool, device=device)
+    for row, prompt in enumerate(prompts):
+        first = width - len(prompt)
+        seen[row, :width, first:width] = torch.ones(width, len(prompt), dtype=torch.bool).tril(-first)
+        seen[row, :first, :first].fill_diagonal_(
+            True
+        )  # padding sees itself: a row without any would be no number
+        seen[row, width:, first:width] = True
+    for place, path in enumerate(paths):
+        seen[:, width + place, [width + i for i in path]] = True
+    hidden = torch.zeros(seen.shape, dtype=model.dtype, device=device).masked_fill_(
+        ~seen, torch.finfo(model.dtype).min
+    )
     with torch.inference_mode():
-        out = model(input_ids=ids, attention_mask=seen, position_ids=places, use_cache=True, logits_to_keep=1)
-        score = out.logits[:, -1].float().log_softmax(-1)[:, tail[:, 0]]  # prompts x openings
-        if longest > 1:
-            count, cache = len(openings), out.past_key_values
-            cache.batch_repeat_interleave(count)
-            steps = torch.arange(longest - 1, device=device)
-            begun = tail[:, :-1].repeat(len(prompts), 1)
-            logits = model(
-                input_ids=begun,
-                attention_mask=torch.cat([seen.repeat_interleave(count, 0), torch.ones_like(begun)], 1),
-                position_ids=(places[:, -1:] + 1 + steps).repeat_interleave(count, 0),
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
-            next_tokens = tail[:, 1:].repeat(len(prompts), 1)
-            later = logits.float().log_softmax(-1).gather(2, next_tokens[:, :, None])[:, :, 0]
-            score = score + (later * inside[:, 1:].repeat(len(prompts), 1)).sum(1).view(len(prompts), count)
-    return [float(p) for p in score.double().exp().sum(1).tolist()]
+        logits = model(
+            input_ids=ids, attention_mask=hidden[:, None], position_ids=places, logits_to_keep=size + 1
+        ).logits
+    scores = logits.float().log_softmax(-1)  # the prompt's end, then the nodes
+    total = torch.zeros(len(prompts), dtype=torch.float64, device=device)
+    for steps in tree.steps:
+        total += sum(scores[:, place + 1, token].double() for place, token in steps).exp()
+    return [float(p) for p in total.tolist()]

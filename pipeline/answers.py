@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evaluation.likelihood import OPENINGS
-from evaluation.run_file import MEASURED, HalfName
+from evaluation.run_file import MEASURED, HalfName, Role
 from pipeline import settings
 from pipeline.config import locate
 from pipeline.content import wording
@@ -23,6 +23,9 @@ from pipeline.stage_settings import (
 )
 from pipeline.store import Step
 from pipeline.unkeyed import NOTHING, Asking, Engine
+
+#: Whose refusal says something: of an over-refusal set, the benign prompts.
+LABELS: dict[Role, str] = {"utility": "", "harm": "harmful", "over_refusal": "benign"}
 
 
 def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: HalfName) -> Step:
@@ -69,6 +72,8 @@ def measures(experiment: Experiment, adapter: Source | None, benchmark: str, hal
         measure=measure,
         openings=[] if measure == "reference_bits" else list(OPENINGS),
         half=half,
+        label=LABELS[config.benchmark[benchmark].role],
+        prompts=config.likelihood.prompts,
         dtype=config.generation.dtype,
         system_prompt=config.model.system_prompt,
     )

@@ -254,6 +254,10 @@ class Selection(Section):
     grid: Literal["dev", "all"]
 
 
+class Likelihood(Section):
+    prompts: int | None = Field(gt=0)
+
+
 class Tracking(Section):
     backend: Literal["wandb", "off"]
     mode: Literal["auto", "online", "offline"]
@@ -276,6 +280,7 @@ class Config(Section):
     store: str = Field(min_length=1)
     runs: str = Field(min_length=1)
     selection: Selection
+    likelihood: Likelihood
     data: DataSource
     train: Train
     generation: Generation

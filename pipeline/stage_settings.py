@@ -187,7 +187,7 @@ class Parity(Settings):
 
 @dataclass(frozen=True)
 class Likelihood(Settings):
-    """What a model finds likely, on one half of a benchmark's prompts.
+    """What a model finds likely, on the prompts of one half and label (`data.schema.Item`); `prompts` of them, None: all.
 
     measure: `reference_bits`, or `refusal_log_odds` of these openings.
     """
@@ -195,6 +195,8 @@ class Likelihood(Settings):
     measure: Measured
     openings: list[str]
     half: HalfName
+    label: str
+    prompts: int | None
     dtype: str
     system_prompt: str | None
 

@@ -119,14 +119,14 @@ def found(folder: Path) -> dict[str, Any]:
         run(
             "likelihood",
             measure,
-            Likelihood(measure, openings, "dev", "float32", None),
+            Likelihood(measure, openings, "dev", label, None, "float32", None),
             model=aligned,
             items=asked,
             adapter=merge,
         )
-        for measure, openings, asked in (
-            ("reference_bits", [], sums),
-            ("refusal_log_odds", ["I can", "No"], items),
+        for measure, openings, label, asked in (
+            ("reference_bits", [], "", sums),
+            ("refusal_log_odds", ["I can", "No"], "harmful", items),
         )
     ]
     phrases = run(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import example_ids, prompt_ids
-from data.schema import Item, Measure, write_jsonl
+from data.schema import Item, Measure, spread, write_jsonl
 from evaluation.likelihood import Progress, opening_ids, reference_bits, refusal_log_odds
 from pipeline import artifacts
-from pipeline.adapted import on_adapters
+from pipeline.adapted import added_to
 from pipeline.artifacts import MEASURES, model_folder
 from pipeline.progress import report
 from pipeline.stage_settings import Likelihood
@@ -31,6 +31,14 @@ def measured(
     return [Measure(item.id, value) for item, value in zip(items, found, strict=True)]
 
 
+def asked(job: Job) -> list[Item]:
+    """The prompts that are read: of the half and the label, and so many at most, at equal distances."""
+    settings = Likelihood(**job.settings)
+    items = artifacts.items(job.inputs["items"])
+    mine = [item for item in items if (item.half, item.label) == (settings.half, settings.label)]
+    return spread(mine, settings.prompts or len(mine))
+
+
 def run(jobs: list[Job]) -> None:
     """One measures.jsonl per job; the jobs share a model."""
     from transformers import AutoTokenizer
@@ -38,17 +46,10 @@ def run(jobs: list[Job]) -> None:
     folder, settings = model_folder(jobs[0].inputs["model"]), Likelihood(**jobs[0].settings)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     adapters: list[Path | None] = [job.inputs.get("adapter") for job in jobs]
-    wanted = [
-        [
-            item
-            for item in artifacts.items(job.inputs["items"])
-            if item.half == Likelihood(**job.settings).half
-        ]
-        for job in jobs
-    ]
+    wanted = [asked(job) for job in jobs]
     before, total = 0, sum(map(len, wanted))
     report(0, total, "loading the model")
-    for i, model in on_adapters(folder, settings.dtype, adapters):
+    for i, model in added_to(folder, settings.dtype, adapters):
         job, items = jobs[i], wanted[i]
         with job.finishing():
 

@@ -12,7 +12,7 @@ import torch
 from data.chat import Encoded
 from evaluation import likelihood
 from evaluation.likelihood import opening_ids, reference_bits, refusal_log_odds
-from pipeline.adapted import on_adapters
+from pipeline.adapted import added_to, on_adapters
 from tests.conftest import Pico
 from tests.pico import VOCAB, build_model
 
@@ -79,11 +79,28 @@ def test_an_opening_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opening_ids(None, list(texts), None) == [[1, 2], [1, 3], [4]]
 
 
-def test_each_adapter_answers_for_itself(pico: Pico) -> None:
+@pytest.mark.parametrize("walk", [on_adapters, added_to])
+def test_each_adapter_answers_for_itself(pico: Pico, walk: Any) -> None:
     prompt, answer = ids(6), ids(4)
     row = Encoded(prompt + answer, [0] * 6 + [1] * 4)
     adapters = [pico.task, None, pico.safety, pico.task]
     found = dict.fromkeys(range(4), 0.0)
-    for i, model in on_adapters(str(pico.aligned), "float32", adapters):
+    for i, model in walk(str(pico.aligned), "float32", adapters):
         found[i] = reference_bits(model, [row])[0]
     assert found[0] == found[3] and len({found[0], found[1], found[2]}) == 3
+
+
+def test_both_ways_of_applying_an_adapter_are_one(pico: Pico) -> None:
+    texts = [(ids(6), ids(4)) for _ in range(3)]
+    encoded = [Encoded(p + a, [0] * 6 + [1] * 4) for p, a in texts]
+    found = []
+    for walk in (on_adapters, added_to):
+        for _, model in walk(str(pico.aligned), "float32", [pico.task, pico.safety]):
+            found += reference_bits(model, encoded)
+    assert found[:6] == pytest.approx(found[6:], rel=1e-5) and len(set(found)) > 3
+
+
+def test_what_openings_have_in_common_is_read_once() -> None:
+    tree = likelihood.Tree.of([[3], [5, 6], [5, 7, 8], [5, 7, 9], [9, 1, 2, 4]])
+    assert tree.nodes == [(-1, 5), (0, 7), (-1, 9), (2, 1), (3, 2)]
+    assert tree.path(4) == [2, 3, 4] and tree.steps[2] == [(-1, 5), (0, 7), (1, 8)]

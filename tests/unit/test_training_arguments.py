@@ -1,4 +1,4 @@
-"""The arguments in conf/train are those of the libraries that take them; a file of its own, for they take long to import."""
+"""The arguments in conf/train are those of the libraries that take them; in a file of its own, as these import slowly."""
 
 from __future__ import annotations
 
