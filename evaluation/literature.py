@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.analysis import Group, SeedRate
+from evaluation.analysis import Group
+from evaluation.headline import SeedRate
 from evaluation.tables import Table, rate_text
 
 

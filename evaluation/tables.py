@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.analysis import Group, HeadlineRow, SeedRate
+from evaluation.analysis import Group
 from evaluation.choosing import ENDS
+from evaluation.headline import HeadlineRow, SeedRate
 from evaluation.statistics import Rate
 
 

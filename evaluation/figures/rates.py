@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis import Group, HeadlineRow
+from evaluation.analysis import Group
 from evaluation.figures.canvas import figure
+from evaluation.headline import HeadlineRow
 from evaluation.results import Entry
 from evaluation.sections import FEWEST, large_categories
 from evaluation.soundness import training_curves

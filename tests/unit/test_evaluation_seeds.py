@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import statistics as s
-from evaluation.analysis import SeedRate
+from evaluation.headline import SeedRate
 from evaluation.tables import rate_text
 
 
