@@ -15,6 +15,7 @@ from pathlib import Path
 
 from evaluation.analysis import analyse
 from evaluation.judge_tables import judge_lines
+from evaluation.measure_tables import measures_table
 from evaluation.page import all_notes, failures, group_tables
 from evaluation.results import keep_of, load
 from evaluation.run_tables import commit_text, machine_text, made_text, seeds_text
@@ -26,18 +27,21 @@ START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 
 def block(run_jsons: Sequence[Path], *, whole: bool = False) -> str:
-    """The generated part: a table per group (`whole`: all of the report's), notes, and the provenance line."""
+    """The generated part: two tables per group (`whole`: all of the report's), notes, and the provenance line."""
     loaded = [load(path) for path in run_jsons]
     keep = keep_of([run for run, _ in loaded])
     groups = analyse([entry for _, entries in loaded for entry in entries], keep=keep)
     parts = []
     for group in groups:
-        table = headline_table(group)
-        parts += [f"**{table.title}**", markdown(table), table.note]
+        for table in (headline_table(group), measures_table(group)):
+            if table.rows:
+                parts += [f"**{table.title}**", markdown(table), table.note]
         parts.append("\n".join(f"- {line}" for line in [*recovery_lines(group), *judge_lines(group)]))
-        for title, tables in group_tables(group)[1:] if whole else ():
-            parts.append(f"## {title}")
-            for table in tables:
+        shown = ("Results", "Continuous measures")
+        for title, tables in group_tables(group) if whole else ():
+            if title not in shown:
+                parts.append(f"## {title}")
+            for table in tables[1:] if title in shown else tables:
                 parts += [f"**{table.title}**", markdown(table), table.note]
     parts += [f"> {note}" for note in all_notes(groups)]
     parts += [f"> **Check failed:** {line}" for line in failures(groups)]

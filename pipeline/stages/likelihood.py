@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,30 @@ from pipeline.stage_settings import Likelihood
 from pipeline.worker import Job
 
 
-def measured(
-    model: Any, tokenizer: Any, items: list[Item], settings: Likelihood, progress: Progress
-) -> list[Measure]:
-    """A measure per item, in their order."""
-    system = settings.system_prompt
-    if settings.measure == "reference_bits":
-        rows = [example_ids(tokenizer, item.prompt, item.answer, system=system) for item in items]
-        found = reference_bits(model, rows, progress)
-    else:
-        prompts = [prompt_ids(tokenizer, item.prompt, system=system) for item in items]
-        openings = opening_ids(tokenizer, settings.openings, system)
-        found = refusal_log_odds(model, prompts, openings, progress)
-    return [Measure(item.id, value) for item, value in zip(items, found, strict=True)]
+class Reader:
+    """Measures a model. What it is given is encoded once: all adapters are asked about the same prompts."""
+
+    def __init__(self, tokenizer: Any, settings: Likelihood) -> None:
+        system = settings.system_prompt
+        self.example = functools.cache(functools.partial(example_ids, tokenizer, system=system))
+        self.prompt = functools.cache(functools.partial(prompt_ids, tokenizer, system=system))
+        self.openings = functools.cache(lambda *texts: opening_ids(tokenizer, texts, system))
+
+    def measured(
+        self, model: Any, items: list[Item], settings: Likelihood, progress: Progress
+    ) -> list[Measure]:
+        """A measure per item, in their order."""
+        if settings.measure == "reference_bits":
+            found = reference_bits(
+                model, [self.example(item.prompt, item.answer) for item in items], progress
+            )
+        else:
+            prompts, openings = (
+                [self.prompt(item.prompt) for item in items],
+                self.openings(*settings.openings),
+            )
+            found = refusal_log_odds(model, prompts, openings, progress)
+        return [Measure(item.id, value) for item, value in zip(items, found, strict=True)]
 
 
 def asked(job: Job) -> list[Item]:
@@ -44,7 +56,7 @@ def run(jobs: list[Job]) -> None:
     from transformers import AutoTokenizer
 
     folder, settings = model_folder(jobs[0].inputs["model"]), Likelihood(**jobs[0].settings)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    reader = Reader(AutoTokenizer.from_pretrained(folder), settings)
     adapters: list[Path | None] = [job.inputs.get("adapter") for job in jobs]
     wanted = [asked(job) for job in jobs]
     before, total = 0, sum(map(len, wanted))
@@ -56,6 +68,6 @@ def run(jobs: list[Job]) -> None:
             def progress(done: int, before: int = before) -> None:
                 report(before + done, total, "prompts")
 
-            rows = measured(model, tokenizer, items, Likelihood(**job.settings), progress)
+            rows = reader.measured(model, items, Likelihood(**job.settings), progress)
             write_jsonl(job.output / MEASURES, rows)
         before += len(items)
