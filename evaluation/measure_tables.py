@@ -31,11 +31,22 @@ def mean_text(found: Mean | None) -> tuple[str, float]:
     return text, found.value
 
 
+def _n(group: Group, column: int) -> int:
+    """Prompts of one seed."""
+    return max((its.n for row in group.measures if (its := row.means[column])), default=0)
+
+
 def measures_table(group: Group) -> Table:
     """A row per method, a column per measure."""
     table = Table(
         "Continuous measures, test half",
-        ["Method", *(column_text(group, column) for column in group.measure_columns)],
+        [
+            "Method",
+            *(
+                f"{column_text(group, its)}, n = {_n(group, i)}"
+                for i, its in enumerate(group.measure_columns)
+            ),
+        ],
         note=(
             "Mean over the prompts [95 % interval]; over several seeds, the interval covers seeds and prompts. Bits per "
             "token: of the reference answer after the prompt, its end included; fewer, the likelier the model finds it. "

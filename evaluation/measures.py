@@ -6,7 +6,7 @@ On small models exact match and verdicts are nearly blind; these see the same pr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from evaluation import statistics
@@ -90,7 +90,10 @@ def rows(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Measure
         means = []
         for its in wanted:
             seeds = [list(values_of(e, p, its.benchmark, its.measure, split).values()) for e, p in pairs]
-            means.append(mean_over_seeds(seeds) if all(seeds) else None)
+            mean = mean_over_seeds(seeds) if all(seeds) else None
+            if mean and its.measure == "p_unsafe":
+                mean = replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
+            means.append(mean)
         found.append(MeasureRow(name, pairs[0][1].method, means))
     return found if wanted else []
 

@@ -100,6 +100,7 @@ class PointRecord(Part):
     selected: list[str] = []
     projection: Projection | None = None  # of the selected modules; None for other repairs
     adapter: str | None = None
+    safety: str = "safety"  # the role of the adapter that a blend takes
     effective: EffectiveRecord | None = None  # of a merge that is not exact
     halves: dict[str, list[HalfName]]  # of each benchmark's prompts that it answered
     completions: dict[str, list[str]]  # a file per half

@@ -221,26 +221,39 @@ def notes(entries: list[Entry]) -> list[str]:
 
 
 def effective_text(entries: list[Entry]) -> str:
-    """What the released merges amount to, by alpha: means over seeds and points of the medians over modules."""
-    found: dict[float, list[EffectiveRecord]] = {}
-    for point in (point.spec for entry in entries for point in entry.points):
-        its = point.effective
-        if its and point.alpha is not None and point.combine == "peft_linear" and not math.isnan(its.task):
-            found.setdefault(point.alpha, []).append(its)
-    if not found:
-        return ""
-    said = [
-        f"α = {alpha:g}: {statistics.mean([r.task for r in rows]):.2f}·ΔW_task + "
-        f"{statistics.mean([r.safety for r in rows]):.2f}·ΔW_safety"
-        for alpha, rows in sorted(found.items())
-    ]
-    every = [its for rows in found.values() for its in rows]
-    rest, cosine = (statistics.mean([getattr(its, name) for its in every]) for name in ("rest", "cosine_a"))
-    alike = "" if math.isnan(cosine) else f"; the median cosine of the two A is {cosine:.2f}"
-    return (
-        f"By least squares, the released merge came here to {'; '.join(said)} (median over the modules), and "
-        f"{rest:.0%} of its norm is neither{alike}."
-    )
+    """What the released merges amount to, by the safety LoRA that they took and by alpha.
+
+    Means over seeds and points of the medians over modules.
+    """
+    said = []
+    for seed in ("safety", "safety_apart"):
+        found: dict[float, list[EffectiveRecord]] = {}
+        for spec in (point.spec for entry in entries for point in entry.points if point.spec.safety == seed):
+            its = spec.effective
+            if its and spec.alpha is not None and spec.combine == "peft_linear" and not math.isnan(its.task):
+                found.setdefault(spec.alpha, []).append(its)
+        if not found:
+            continue
+        weights = [
+            f"α = {alpha:g}: {statistics.mean([r.task for r in rows]):.2f}·ΔW_task + "
+            f"{statistics.mean([r.safety for r in rows]):.2f}·ΔW_safety"
+            for alpha, rows in sorted(found.items())
+        ]
+        every = [its for rows in found.values() for its in rows]
+        rest, cosine = (
+            statistics.mean([getattr(its, name) for its in every]) for name in ("rest", "cosine_a")
+        )
+        alike = "" if math.isnan(cosine) else f"; the median cosine of the two A is {cosine:.2f}"
+        which = (
+            "the released merge came here"
+            if seed == "safety"
+            else "with the safety LoRA of another seed it came"
+        )
+        said.append(
+            f"By least squares, {which} to {'; '.join(weights)} (median over the modules), and "
+            f"{rest:.0%} of its norm is neither{alike}."
+        )
+    return " ".join(said)
 
 
 def training_curves(entry: Entry) -> dict[str, list[dict[str, Any]]]:

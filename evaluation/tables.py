@@ -50,7 +50,10 @@ def number(value: Any, digits: int = 3) -> str:
 
 def percent(value: float, digits: int = 1) -> str:
     """A share as percent without the sign, or a dash."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+    if value is None or math.isnan(value):
+        return "–"
+    # Halves go up: 52.5 and 87.5 would become 52 and 88 otherwise. The small number makes good what 100 * 0.285 lacks.
+    return f"{math.floor(100 * value * 10**digits + 0.5 + 1e-9) / 10**digits:.{digits}f}"
 
 
 def rate_text(
@@ -99,9 +102,8 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
     columns = ["Method", "τ", "α", f"Utility: {group.name_of(utility)} % ↑"]
     columns += [f"Harm: {group.name_of(b)} % ↓" for b in group.harm]
     columns += [f"Over-refusal: {group.name_of(b)} % ↓" for b in group.over_refusal]
-    where = (
-        "all prompts, best of the grid" if paper else "test half, τ and α selected on the development half"
-    )
+    selected = "τ and α selected on the development half" if group.choices else "one point a row"
+    where = "all prompts, best of the grid" if paper else f"test half, {selected}"
     table = Table(f"{group.title}: {where}", [*columns, "Modules merged"])
     rows = group.paper if paper else group.headline
     for index, row in enumerate(rows):
@@ -128,7 +130,8 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
         "Invalid: of the utility, answers that could not be read, which count as wrong and are in n; of harm and "
         "over-refusal, verdicts in neither k nor n. ⚠ marks rows touched by a failed check."
     )
-    table.note = " ".join([table.note, *tuned_sentences(group), *projection_sentences(rows)])
+    unmet = [] if paper else unmet_sentences(group)
+    table.note = " ".join([table.note, *tuned_sentences(group), *unmet, *projection_sentences(rows)])
     return table
 
 
@@ -167,6 +170,17 @@ def projection_sentences(rows: Sequence[HeadlineRow]) -> list[str]:
         elif row.projections:
             found.append(f"{row.name} multiplies the updates of its modules by {shrinks} (median).")
     return found
+
+
+def unmet_sentences(group: Group) -> list[str]:
+    """Which rows had no point that kept enough of the utility, so that the one with the highest utility stands."""
+    found: dict[str, list[str]] = {}
+    for row in group.choices:
+        if not row.met:
+            found.setdefault(row.method, []).append(str(row.seed))
+    rows = "; ".join(f"{name} (seed {', '.join(seeds)})" for name, seeds in found.items())
+    said = "No point kept enough utility on the development half, and the one with the highest utility stands"
+    return [f"{said}: {rows}."] if found else []
 
 
 def markdown(table: Table) -> str:

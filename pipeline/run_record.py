@@ -153,6 +153,7 @@ def record(
                 selected=list(c.selected),
                 projection=_projection(c, store),
                 adapter=at(c.adapter, "") if c.adapter is not None else None,
+                safety=c.point.safety,
                 effective=_effective(c, store),
                 halves={benchmark: list(halves) for benchmark, halves in c.completions.items()},
                 completions={

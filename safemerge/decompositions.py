@@ -14,6 +14,8 @@ from dataclasses import replace
 from safemerge.methods import safemerge
 from safemerge.selection import Point, Repair, Selection, Tau, check_tau, number_in, show
 
+__all__ = ["apart", "truncated", "weighted"]
+
 
 def weighted(*, tau: Tau, task_weight: float, safety_weight: float) -> list[Point]:
     """Exact blend of the modules with rho < tau at any two weights: w_f dW_f + w_s dW_s, without cross terms."""

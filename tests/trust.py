@@ -58,7 +58,7 @@ def intervals() -> str:
         table.add(case.statistic, case.setting, f"{100 * case.coverage(STUDIES):.1f}")
     note = (
         f"Of {STUDIES} simulated studies each (`tests/coverage.py`), for intervals that promise 95 %; chance alone moves "
-        "these by half a point. Rates at the edge are held more often, as whole counts cannot do otherwise; an interval "
+        "these by half a point. Rates at the edge are held more often, because counts are whole numbers; an interval "
         "over seeds that are alike is wide, since three seeds do not know that they are. Means of few, skewed differences "
         "are held less often: no interval without a model of the skew does better."
     )

@@ -141,12 +141,12 @@ def test_a_model_family_by_its_content(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert keys(*moved)[0] != first[0] and keys(*moved)[1] == first[1]
 
 
-def test_from_the_command_line() -> None:
+def test_from_the_command_line(tmp_path: Path) -> None:
     """As CONTRIBUTING shows it: the folder on PYTHONPATH, and its conf by --config-dir."""
     folder = ADDITIONS / "defence"
     command = [sys.executable, "-m", "pipeline", "--config-dir", str(folder / "conf"), "model=tiny"]
     done = subprocess.run(
-        [*command, "method=[aligned,finetuned,halve]", "+dry_run=true"],
+        [*command, "method=[aligned,finetuned,halve]", "+dry_run=true", f"store={tmp_path}"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"},
         capture_output=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from evaluation.choosing import choose_points
 from evaluation.measure_tables import measure_tests_table, measures_table
 from evaluation.report import ReportSummary, build_report
 from evaluation.results import Entry, load
+from evaluation.run_file import EffectiveRecord
 from evaluation.soundness import effective_text, notes
+from evaluation.tables import headline_table, percent
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,37 @@ def test_unequal_shapes_have_no_cosine(run_json: Path) -> None:
     for point in one[0].points:
         point.spec.effective = None
     assert effective_text(one) == ""
+
+
+def test_a_merge_with_the_safety_lora_of_another_seed_is_told_apart(run_json: Path) -> None:
+    one = load(run_json)[1][:1]
+    spec = next(point.spec for point in one[0].points if point.spec.effective)
+    other = EffectiveRecord(task=0.8, safety=0.2, rest=0.6, cosine_a=0.0)
+    one[0].points[0].spec = spec.model_copy(update={"safety": "safety_apart", "effective": other})
+    first, second = effective_text(one).split(" By least squares, ")
+    assert "α = 0.8: 1.10·ΔW_task + 0.45·ΔW_safety" in first and "20% of its norm" in first
+    assert second.startswith(
+        "with the safety LoRA of another seed it came to α = 0.8: 0.80·ΔW_task + 0.20·ΔW_safety"
+    )
+
+
+def test_a_mean_probability_is_one(summary: ReportSummary, group: Group) -> None:
+    place = [column.measure for column in group.measure_columns].index("p_unsafe")
+    assert all(0 <= its.low <= its.high <= 1 for row in group.measures if (its := row.means[place]))
+    assert measures_table(group).columns[1].endswith("bits per token of the answer ↓, n = 20")
+
+
+def test_a_row_that_reached_no_floor_is_named(group: Group) -> None:
+    missed = [replace(group.choices[0], met=False), *group.choices[1:]]
+    note = headline_table(replace(group, choices=missed)).note
+    assert f"the one with the highest utility stands: {missed[0].method} (seed {missed[0].seed})." in note
+    assert "highest utility stands" not in headline_table(replace(group, choices=[])).note
+    assert "one point a row" in headline_table(replace(group, choices=[])).title
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.525, 0, "53"), (0.875, 0, "88"), (0.285, 0, "29"), (0.1234, 1, "12.3"), (1, 0, "100")],
+)
+def test_halves_go_up(value: float, digits: int, text: str) -> None:
+    assert percent(value, digits) == text

@@ -201,11 +201,11 @@ def test_readme_block(tmp_path):
     arguments = ["--run", str(run_json), "--readme", str(path)]
     path.write_text("no markers")
     assert readme.main(arguments) == 2
-    path.write_text(f"top\n{readme.START}\nold\n{readme.END}\nbottom\n")
+    path.write_text(f"top\n{readme.START}\nof yesterday\n{readme.END}\nbottom\n")
     assert readme.main([*arguments, "--check"]) == 1
     assert readme.main(arguments) == 0
     text = path.read_text()
-    assert text.startswith("top\n") and text.endswith("\nbottom\n") and "old" not in text
+    assert text.startswith("top\n") and text.endswith("\nbottom\n") and "of yesterday" not in text
     assert "0123456789" in text and "/20)" in text and "seeds 0," in text
     assert readme.main([*arguments, "--check"]) == 0
 

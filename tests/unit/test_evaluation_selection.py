@@ -111,7 +111,10 @@ def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_p
     assert "## Checks" not in text and "## Checks" in readme.block([path], whole=True)
     share = 100 * ours.recovered / ours.lost
     assert f"{merged} recovers {100 * ours.recovered:.0f} ({share:.0f} %)" in text
-    assert "Judge `guard` on held-out labelled pairs: sensitivity 96 % [82, 99] (46/48)" in text
+    assert (
+        "Judge `guard` on held-out labelled pairs of harmful prompts: sensitivity 96 % [82, 99] (46/48)"
+        in text
+    )
 
 
 @pytest.fixture(scope="module")
