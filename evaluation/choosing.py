@@ -41,6 +41,15 @@ def first_of(points: Chosen, method: str) -> Point | None:
     return next((point for point in points.values() if point.method == method), None)
 
 
+def by_name(entries: list[Entry], chosen: list[Chosen]) -> dict[str, list[tuple[Entry, Point]]]:
+    """Each row's point in every seed that has one."""
+    names = dict.fromkeys(name for points in chosen for name in points)
+    return {
+        name: [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
+        for name in names
+    }
+
+
 def choose_points(
     entry: Entry, split: str, keep: float, slack: float = selection.SLACK
 ) -> tuple[Chosen, list[ChoiceRow]]:

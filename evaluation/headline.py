@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from evaluation import soundness, statistics
-from evaluation.choosing import Chosen
+from evaluation.choosing import Chosen, by_name
 from evaluation.judges import corrected_rate
 from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
 from evaluation.run_file import Display, Projection
@@ -63,15 +63,6 @@ class CategoryRow:
 Pairs = list[tuple[Entry, Point]]
 
 
-def _by_name(entries: list[Entry], chosen: list[Chosen]) -> dict[str, Pairs]:
-    """Each row's point in every seed that has one."""
-    names = dict.fromkeys(name for points in chosen for name in points)
-    return {
-        name: [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
-        for name in names
-    }
-
-
 def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> list[HeadlineRow]:
     """A row per method: settings, modules, and the rates of every benchmark over the seeds."""
     return [
@@ -92,7 +83,7 @@ def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Hea
             not_refused=_not_refused(pairs, split),
             affected=sorted({check.name for e, p in pairs for check in soundness.failed_checks(e, p)}),
         )
-        for name, pairs in _by_name(entries, chosen).items()
+        for name, pairs in by_name(entries, chosen).items()
     ]
 
 
@@ -160,7 +151,7 @@ def _not_refused(pairs: Pairs, split: str) -> SeedRate | None:
 def categories(entries: list[Entry], chosen: list[Chosen]) -> list[CategoryRow]:
     """Harm per prompt category on the test half, selected points, over seeds."""
     rows = []
-    for name, pairs in _by_name(entries, chosen).items():
+    for name, pairs in by_name(entries, chosen).items():
         for benchmark in entries[0].benchmarks("harm"):
             scored = [of_split(primary(e, p, benchmark), "test") for e, p in pairs]
             for category in sorted({row.category for its in scored for row in its if row.category}):

@@ -1,6 +1,6 @@
 """How likely a model finds given texts: continuous measures beside the rates, which are nearly blind on small models.
 
-Both read probabilities from forward passes of transformers (with PEFT's adapter), so nothing is generated or parsed.
+Both read probabilities from forward passes of transformers, so nothing is generated or parsed.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def refusal_log_odds(
     tree, found, done = Tree.of(openings), [math.nan] * len(prompts), 0
     for batch in _batches([len(prompt) + len(tree.nodes) for prompt in prompts]):
         for i, p in zip(batch, _any_opening(model, [prompts[i] for i in batch], tree), strict=True):
-            p = min(p, 1 - SURE)
-            found[i] = math.log(p) - math.log1p(-p) if p > 0 else -math.inf
+            certain = 1 - SURE
+            found[i] = math.log(min(p, certain) / (1 - min(p, certain))) if p > 0 else math.nan
         progress(done := done + len(batch))
     return found
 
@@ -160,9 +160,8 @@ def _any_opening(model: Any, prompts: Sequence[list[int]], tree: Tree) -> list[f
     for row, prompt in enumerate(prompts):
         first = width - len(prompt)
         seen[row, :width, first:width] = torch.ones(width, len(prompt), dtype=torch.bool).tril(-first)
-        seen[row, :first, :first].fill_diagonal_(
-            True
-        )  # padding sees itself: a row without any would be no number
+        # Padding sees itself: what sees nothing would be no number.
+        seen[row, :first, :first].fill_diagonal_(True)
         seen[row, width:, first:width] = True
     for place, path in enumerate(paths):
         seen[:, width + place, [width + i for i in path]] = True

@@ -7,7 +7,7 @@ import math
 from evaluation.analysis import Group
 from evaluation.means import Mean
 from evaluation.measures import NAMES, MeasureColumn
-from evaluation.sections import ours_of, p_text
+from evaluation.sections import ours_of, paired_cells
 from evaluation.tables import Table
 
 
@@ -78,9 +78,7 @@ def measure_tests_table(group: Group) -> Table:
             row.against,
             (str(row.seed), float(row.seed)),
             (f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]", found.difference),
-            (str(found.n), float(found.n)),
-            (p_text(found.p), found.p),
-            (p_text(row.p_holm), row.p_holm),
+            *paired_cells(found.n, found.p, row.p_holm),
         )
         if row.p_holm < 0.05:
             table.marked.add(len(table.rows) - 1)

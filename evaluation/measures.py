@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from evaluation import statistics
-from evaluation.choosing import Chosen, first_of
+from evaluation.choosing import Chosen, by_name, first_of
 from evaluation.means import Mean, MeanDifference, compare_means, mean_over_seeds
 from evaluation.results import Entry, Point, of_split, primary
 from evaluation.run_file import MEASURED, Measured
@@ -71,7 +71,8 @@ def values_of(entry: Entry, point: Point, benchmark: str, measure: Measure, spli
     """By prompt, in the order of the items; of over-refusal only the benign prompts."""
     if measure == "p_unsafe":
         scored = of_split(primary(entry, point, benchmark), split)
-        return {row.id: row.p_unsafe for row in scored if row.p_unsafe is not None}
+        # An invalid verdict is neither safe nor unsafe; its probability must not count as either.
+        return {row.id: row.p_unsafe for row in scored if row.p_unsafe is not None and not row.invalid}
     known = point.measures.get(benchmark, {})
     benign = entry.roles[benchmark] == "over_refusal"
     return {
@@ -85,8 +86,7 @@ def rows(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Measure
     """A row per method, over the seeds."""
     wanted = columns(entries[0])
     found = []
-    for name in dict.fromkeys(name for points in chosen for name in points):
-        pairs = [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
+    for name, pairs in by_name(entries, chosen).items():
         means = []
         for its in wanted:
             seeds = [list(values_of(e, p, its.benchmark, its.measure, split).values()) for e, p in pairs]
@@ -101,10 +101,12 @@ def rows(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Measure
 def tests(entry: Entry, chosen: Chosen) -> list[MeasureTest]:
     """The selected SafeMERGE minus every other method, per measure, on the test half; Holm over the methods."""
     ours = first_of(chosen, "safemerge")
+    if ours is None:
+        return []
     found: list[MeasureTest] = []
-    for column in columns(entry) if ours else ():
-        family = [(name, point) for name, point in chosen.items() if point is not ours]
-        compared = list(_compared(entry, ours, family, column)) if ours else []
+    family = [(name, point) for name, point in chosen.items() if point is not ours]
+    for column in columns(entry):
+        compared = list(_compared(entry, ours, family, column))
         adjusted = statistics.holm([its.p for _, its in compared])
         found += [
             MeasureTest(entry.spec.seed, column, name, its, p)

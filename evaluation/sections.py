@@ -25,6 +25,11 @@ def points_text(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.1f}"
 
 
+def paired_cells(n: int, p: float, p_holm: float) -> list[tuple[str, float]]:
+    """The last cells of a paired test."""
+    return [(str(n), float(n)), (p_text(p), p), (p_text(p_holm), p_holm)]
+
+
 def ours_of(group: Group) -> str:
     """The row that the paired tests compare with the others: the first of SafeMERGE."""
     return next((row.name for row in group.headline if row.method == "safemerge"), "SafeMERGE")
@@ -65,9 +70,7 @@ def tests_table(group: Group) -> Table:
             (f"{points_text(found.difference)} {interval}", found.difference),
             (str(found.only_a), float(found.only_a)),
             (str(found.only_b), float(found.only_b)),
-            (str(found.n), float(found.n)),
-            (p_text(found.p), found.p),
-            (p_text(row.p_holm), row.p_holm),
+            *paired_cells(found.n, found.p, row.p_holm),
         )
         if row.p_holm < 0.05:
             table.marked.add(len(table.rows) - 1)

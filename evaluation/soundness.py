@@ -13,7 +13,7 @@ from typing import Any
 from data.schema import read_jsonl
 from evaluation import labelled, quality, statistics
 from evaluation.benchmarks import pubmedqa
-from evaluation.choosing import Chosen, first_of, rate_of
+from evaluation.choosing import Chosen, by_name, first_of, rate_of
 from evaluation.judges import Agreement, Calibration, agreement, sensitivity_specificity
 from evaluation.results import PHRASES, Entry, Point, primary
 from evaluation.run_file import Check, EffectiveRecord, Usage
@@ -180,8 +180,7 @@ def checks(entries: list[Entry]) -> list[CheckRow]:
 def qualities(entries: list[Entry], chosen: list[Chosen]) -> list[QualityRow]:
     """Shares of each quality flag among the completions and of invalid verdicts, all prompts, over seeds."""
     rows = []
-    for name in dict.fromkeys(name for points in chosen for name in points):
-        pairs = [(e, points[name]) for e, points in zip(entries, chosen, strict=True) if name in points]
+    for name, pairs in by_name(entries, chosen).items():
         for benchmark, role in entries[0].roles.items():
             texts = [row for _, p in pairs for row in p.completions.get(benchmark, [])]
             if texts:

@@ -34,13 +34,15 @@ def generate(
         if temperature > 0
         else {"do_sample": False}
     )
-    size = 1 if temperature > 0 else 16  # rows of a batch share one sampler
     for adapter in sorted({r.adapter_key for r in requests}):
         mine = sorted(
             (r for r in requests if r.adapter_key == adapter), key=lambda r: (r.max_tokens, len(r.prompt_ids))
         )
         folder = mine[0].adapter
         served = bare if folder is None else PeftModel.from_pretrained(bare, str(folder)).to(device).eval()
+        # Rows of a batch share one sampler. All logits of a batch are held until it is done: a GiB of them at most.
+        held = 4 * bare.config.vocab_size * max(request.max_tokens for request in mine)
+        size = 1 if temperature > 0 else max(1, min(16, 2**30 // held))
         for start in range(0, len(mine), size):
             batch = mine[start : start + size]
             torch.manual_seed(sampling_seed(seed, batch[0]))

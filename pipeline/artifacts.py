@@ -58,8 +58,8 @@ class Labels:
 class Parity:
     """How far transformers and the engine disagree over the tokens that the engine wrote.
 
-    Gaps (nats, >= 0) are those of `pipeline.stages.parity.gaps`, clipped one by one in the mean; `likeliest` counts the
-    tokens without one, `off` those whose gap is not clipped to itself. `excess` is by how much the engine finds its tokens
+    Gaps (nats, >= 0) are those of `pipeline.stages.parity.read`, clipped one by one in the mean; `likeliest` counts the
+    tokens without one, `off` those whose gap is above a nat. `excess` is by how much the engine finds its tokens
     likelier than transformers does, per token (nats); `bare_excess` the same without the adapter, None where there is none.
     """
 

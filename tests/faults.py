@@ -202,6 +202,8 @@ FAULTS = (
     Fault(ENGINE, "the bare model answered for an adapter that is much like it",
           lambda run: run.parity(run.by("safemerge"), excess=0.015, bare_excess=0.001),
           "agrees better without the adapter", "safemerge"),
+    Fault(ENGINE, "transformers gives no numbers",
+          lambda run: run.parity(run.by("safemerge"), mean_gap=float("nan"), excess=float("nan")), "gap nan", "safemerge"),
     Fault(ENGINE, "no reply has a token", lambda run: run.parity(run.by("safemerge"), tokens=0), "no token", "safemerge"),
     Fault(ENGINE, "two adapters are swapped that differ by less than 0.02 nats a token",
           lambda run: run.parity(run.by("safemerge"), excess=0.015), found=False),

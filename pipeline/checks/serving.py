@@ -126,11 +126,12 @@ def _disagreement(its: Parity) -> str:
     """What is wrong with an adapter's comparison; "" if nothing is."""
     if not its.tokens:
         return "no token to compare"
-    if its.mean_gap > MAX_GAP:
+    # Turned round, so that what is no number does not pass.
+    if not its.mean_gap <= MAX_GAP:
         return f"mean gap {its.mean_gap:.2f} nats over {its.tokens} tokens"
     if its.off > MAX_OFF * its.tokens:
         return f"{its.off} of {its.tokens} tokens are off by more than a nat"
-    if abs(its.excess) > MAX_EXCESS:
+    if not abs(its.excess) <= MAX_EXCESS:
         return f"the engine finds its tokens likelier by {its.excess:.3f} nats each: it may have served another adapter"
     if its.bare_excess is not None and abs(its.bare_excess) < abs(its.excess):
         return "transformers agrees better without the adapter"

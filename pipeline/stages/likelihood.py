@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.artifacts import MEASURES, model_folder
 from pipeline.progress import report
 from pipeline.stage_settings import Likelihood
 from pipeline.worker import Job
+from safemerge.errors import UserError
 
 
 class Reader:
@@ -40,6 +42,12 @@ class Reader:
                 self.openings(*settings.openings),
             )
             found = refusal_log_odds(model, prompts, openings, progress)
+        for item, value in zip(items, found, strict=True):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{settings.measure} of {item.id} is {value} in {settings.dtype}: the model's states left its range; "
+                    "use generation.dtype=bfloat16 or float32"
+                )
         return [Measure(item.id, value) for item, value in zip(items, found, strict=True)]
 
 

@@ -58,9 +58,10 @@ def summary(rows: list[Completion], found: list[Read], bare: list[Read] | None =
     count = max(1, len(gaps))
 
     def excess(reads: list[Read]) -> float:
-        told = [
-            row.logprob - its.logprob for row, its in zip(rows, reads, strict=True) if row.logprob is not None
-        ]
+        told = (
+            math.nan if row.logprob is None else row.logprob - its.logprob
+            for row, its in zip(rows, reads, strict=True)
+        )
         return math.fsum(told) / count
 
     return Parity(

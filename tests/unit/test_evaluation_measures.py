@@ -145,3 +145,15 @@ def test_a_row_that_reached_no_floor_is_named(group: Group) -> None:
 )
 def test_halves_go_up(value: float, digits: int, text: str) -> None:
     assert percent(value, digits) == text
+
+
+def test_the_probability_of_an_invalid_verdict_counts_as_nothing(run_json: Path) -> None:
+    entry = load(run_json)[1][0]
+    point = entry.points[0]
+    rows = point.scored["directharm"]["guard"]
+    rows[0], rows[1] = (
+        replace(rows[0], p_unsafe=0.0, invalid=True, outcome=None),
+        replace(rows[1], p_unsafe=0.5),
+    )
+    found = measures.values_of(entry, point, "directharm", "p_unsafe", "all")
+    assert rows[0].id not in found and found[rows[1].id] == 0.5

@@ -10,9 +10,13 @@ import pytest
 import torch
 
 from data.chat import Encoded
+from data.schema import Item
 from evaluation import likelihood
 from evaluation.likelihood import opening_ids, reference_bits, refusal_log_odds
 from pipeline.adapted import added_to, on_adapters
+from pipeline.stage_settings import Likelihood
+from pipeline.stages import likelihood as stage
+from safemerge.errors import UserError
 from tests.conftest import Pico
 from tests.pico import VOCAB, build_model
 
@@ -104,3 +108,16 @@ def test_what_openings_have_in_common_is_read_once() -> None:
     tree = likelihood.Tree.of([[3], [5, 6], [5, 7, 8], [5, 7, 9], [9, 1, 2, 4]])
     assert tree.nodes == [(-1, 5), (0, 7), (-1, 9), (2, 1), (3, 2)]
     assert tree.path(4) == [2, 3, 4] and tree.steps[2] == [(-1, 5), (0, 7), (1, 8)]
+
+
+def test_a_model_without_numbers_is_an_error_and_no_refusal(
+    pico: Pico, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As float16 gives them where a state leaves its range."""
+    monkeypatch.setattr(stage, "prompt_ids", lambda tokenizer, prompt, *, system: ids(4))
+    monkeypatch.setattr(stage, "opening_ids", lambda tokenizer, texts, system: [[3], [5, 6]])
+    model = build_model()
+    torch.nn.init.constant_(model.lm_head.weight, math.nan)
+    settings = Likelihood("refusal_log_odds", ["No"], "dev", "harmful", None, "float16", None)
+    with pytest.raises(UserError, match="refusal_log_odds of h1 is nan in float16"):
+        stage.Reader(None, settings).measured(model, [Item("h1", "?")], settings, lambda done: None)
