@@ -87,9 +87,10 @@ def disjointness(x: plan.Experiment, store: Store, candidates: list[grid.Candida
         if isinstance(source, External) and x.needs(role):
             unknown.append(f"not known: {source.name} was trained elsewhere")
     for role, step in x.training_rows.items():
-        # The judge may know a prompt; what it must not know are the calibration pairs. Rows that an adapter from outside
-        # replaces were not trained on.
-        if role == "guard" or isinstance(x.adapters.get(role), External):
+        # The judge may know a prompt; what it must not know are the held-out pairs. Rows that an adapter from outside
+        # replaces were not trained on, unless another LoRA of ours was.
+        replaced = isinstance(x.adapters.get(role), External) and not x.needs(f"{role}_apart")
+        if role == "guard" or replaced:
             continue
         rows = artifacts.examples(store.path(step))
         for name, its in items.items():
