@@ -127,8 +127,7 @@ def check(cfg: DictConfig) -> Config:
     # From here on the precision is what this machine computes in: it goes into keys, manifests and the report.
     config.train.dtype = precision.resolve(config.train.dtype)
     config.generation.dtype = precision.resolve(config.generation.dtype)
-    for name, method in config.method.items():
-        points(name, method)  # a method's constructor checks the range of its knobs
+    _check_methods(config)
     for name, benchmark in config.benchmark.items():
         judged = () if benchmark.role == "utility" else ("verdicts",)
         _callable(f"benchmark.{name}", benchmark.target_, ("items", "completions", *judged))
@@ -151,6 +150,21 @@ def _chosen_methods(nodes: Mapping[str, Any]) -> dict[str, Any]:
         both = Method.model_validate({**own, **node})
         bind(both.target_, both.knobs, f"method.{name}")
     return {name: node for name, node in nodes.items() if "_target_" in node}
+
+
+def _check_methods(config: Config) -> None:
+    """The knobs of each are in range, which its function checks, and no two would be one row of the tables."""
+    rows: dict[tuple[str, str | None], str] = {}
+    for name, method in config.method.items():
+        for point in points(name, method):
+            combine = point.combine if point.repair.kind == "blend" else None
+            shown = method.display.name or point.method
+            other = rows.setdefault((shown, combine), name)
+            if other != name:
+                raise UserError(
+                    f"method.{other} and method.{name} would be one row of the tables, {shown}"
+                    f"{f' with combine={combine}' if combine else ''}: leave one out of `method`, or give one another display.name"
+                )
 
 
 def _check_open(config: Config) -> None:
