@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,18 @@ TODAY = datetime.date(2024, 7, 26)
 MARKS = range(0xE000, 0xF900)
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -> list[int]:
+def chat_ids(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    generation: bool,
+    template: Mapping[str, str] | None = None,
+) -> list[int]:
     """Token ids of whole turns. Control tokens that a turn spells out are plain text: only the template closes turns.
 
     Args:
         generation: end with the opening of the assistant's turn.
+        template: what the chat template reads besides the turns.
 
     Raises:
         UserError: no chat template, one that cannot render these turns, or two BOS.
@@ -59,7 +66,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -
         )
     marks = _marks(tokenizer, messages)
     shown = [{**message, "content": _replaced(message["content"], marks)} for message in messages]
-    text = _rendered(tokenizer, shown, generation)
+    text = _rendered(tokenizer, shown, generation, template or {})
     ids: list[int] = []
     token_of = {mark: token for token, mark in marks.items()}
     for piece in re.split(f"([{''.join(token_of)}])", text) if marks else [text]:
@@ -104,7 +111,9 @@ def _replaced(content: Any, marks: dict[str, str]) -> Any:
     return content
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Message], generation: bool) -> str:
+def _rendered(
+    tokenizer: Any, messages: Sequence[Message], generation: bool, template: Mapping[str, str]
+) -> str:
     from jinja2.exceptions import TemplateError
 
     try:
@@ -114,6 +123,7 @@ def _rendered(tokenizer: Any, messages: Sequence[Message], generation: bool) -> 
                 add_generation_prompt=generation,
                 tokenize=False,
                 strftime_now=TODAY.strftime,
+                **template,
             )
         )
     except TemplateError as error:

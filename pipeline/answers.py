@@ -28,8 +28,17 @@ from pipeline.unkeyed import NOTHING, Asking, Engine
 LABELS: dict[Role, str] = {"utility": "", "harm": "harmful", "over_refusal": "benign"}
 
 
-def completions(experiment: Experiment, adapter: Source | None, benchmark: str, half: HalfName) -> Step:
-    """Generates one half of a benchmark's completions with one adapter (None: the aligned model itself)."""
+def completions(
+    experiment: Experiment,
+    adapter: Source | None,
+    benchmark: str,
+    half: HalfName,
+    system_prompt: str | None = None,
+) -> Step:
+    """Generates one half of a benchmark's completions with one adapter (None: the aligned model itself).
+
+    system_prompt: in place of the model's own; likewise below.
+    """
     config = experiment.config
     decoding, sampled = config.generation, config.generation.temperature > 0
     its = Generate(
@@ -37,7 +46,7 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str, 
         dtype=decoding.dtype,
         max_tokens=decoding.max_tokens.get(benchmark, decoding.max_tokens["default"]),
         half=half,
-        system_prompt=config.model.system_prompt,
+        system_prompt=system_prompt or config.model.system_prompt,
         temperature=decoding.temperature,
         top_p=decoding.top_p if sampled else None,
         seed=decoding.seed if sampled else None,
@@ -53,18 +62,34 @@ def _engine(experiment: Experiment) -> Engine:
     return Engine(its.max_num_seqs, its.max_loras, its.gpu_memory_utilization, its.tensor_parallel_size)
 
 
-def parity(experiment: Experiment, adapter: Source | None, replies: list[tuple[str, Step]]) -> Step:
+def parity(
+    experiment: Experiment,
+    adapter: Source | None,
+    replies: list[tuple[str, Step]],
+    system_prompt: str | None = None,
+) -> Step:
     """Compares the engine's completions with transformers, for one adapter; `replies` by benchmark."""
     config = experiment.config
     draw = adapter.key if adapter else "bare"  # each adapter is asked about other prompts
-    its = Parity(config.generation.dtype, config.model.system_prompt, prompts_per_benchmark=2, draw=draw)
+    its = Parity(
+        config.generation.dtype,
+        system_prompt or config.model.system_prompt,
+        prompts_per_benchmark=2,
+        draw=draw,
+    )
     inputs: dict[str, Source] = {"model": experiment.aligned, **{f"replies/{b}": s for b, s in replies}}
     if adapter is not None:
         inputs["adapter"] = adapter
     return Step("parity", adapter.name if adapter else "aligned", its.keyed(), inputs)
 
 
-def measures(experiment: Experiment, adapter: Source | None, benchmark: str, half: HalfName) -> Step:
+def measures(
+    experiment: Experiment,
+    adapter: Source | None,
+    benchmark: str,
+    half: HalfName,
+    system_prompt: str | None = None,
+) -> Step:
     """What one adapter finds likely on one half of a benchmark's prompts: the answers, or refusals."""
     config = experiment.config
     measure = MEASURED[config.benchmark[benchmark].role]
@@ -75,7 +100,7 @@ def measures(experiment: Experiment, adapter: Source | None, benchmark: str, hal
         label=LABELS[config.benchmark[benchmark].role],
         prompts=config.likelihood.prompts,
         dtype=config.generation.dtype,
-        system_prompt=config.model.system_prompt,
+        system_prompt=system_prompt or config.model.system_prompt,
     )
     inputs: dict[str, Source] = {"model": experiment.aligned, "items": experiment.items[benchmark]}
     if adapter is not None:

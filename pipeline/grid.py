@@ -146,7 +146,7 @@ def _merged(experiment: Experiment, point: Point, task: Source, selected: Iterab
 
 def _with_steps(experiment: Experiment, its: Repaired, halves: tuple[HalfName, ...]) -> Candidate:
     """The candidate that answers these halves of the prompts; selection does not look at over-refusal."""
-    config = experiment.config
+    config, system = experiment.config, its.point.system_prompt
 
     def asked(benchmark: str) -> tuple[HalfName, ...]:
         if config.selection.grid == "dev" and config.benchmark[benchmark].role == "over_refusal":
@@ -155,7 +155,8 @@ def _with_steps(experiment: Experiment, its: Repaired, halves: tuple[HalfName, .
 
     completions: dict[str, ByHalf] = {
         benchmark: {
-            half: answers.completions(experiment, its.adapter, benchmark, half) for half in asked(benchmark)
+            half: answers.completions(experiment, its.adapter, benchmark, half, system)
+            for half in asked(benchmark)
         }
         for benchmark in config.benchmark
         if asked(benchmark)
@@ -171,11 +172,15 @@ def _with_steps(experiment: Experiment, its: Repaired, halves: tuple[HalfName, .
     parity = None
     if config.generation.temperature == 0:
         first = [(b, by_half[halves[0]]) for b, by_half in completions.items() if halves[0] in by_half]
-        parity = answers.parity(experiment, its.adapter, first)
+        parity = answers.parity(experiment, its.adapter, first, system)
     # Nothing is selected by continuous measures: they are wanted of the halves that the report reads.
     read = HALVES if config.selection.grid == "all" else ("test",)
     measures: dict[str, ByHalf] = {
-        b: {half: answers.measures(experiment, its.adapter, b, half) for half in by_half if half in read}
+        b: {
+            half: answers.measures(experiment, its.adapter, b, half, system)
+            for half in by_half
+            if half in read
+        }
         for b, by_half in completions.items()
     }
     return Candidate(

@@ -40,6 +40,7 @@ __all__ = [
     "finetuned",
     "full",
     "highest_k",
+    "ptst",
     "random_k",
     "resolve_tau",
     "resta",
@@ -64,6 +65,14 @@ def finetuned() -> list[Point]:
 def safeinstruct() -> list[Point]:
     """Safety samples mixed into the task data while training; nothing to merge (Bianchi et al. 2024)."""
     return [Point("safeinstruct", "safeinstruct", "safeinstruct")]
+
+
+def ptst(*, system_prompt: str) -> list[Point]:
+    """The task adapter, unrepaired, asked with a safety prompt that it was not trained with (Lyu et al. 2024,
+    arXiv 2402.18540: pure tuning, safe testing)."""
+    if not system_prompt.strip():
+        raise UserError("ptst: system_prompt is empty; give the safety prompt that the model is asked with")
+    return [Point("ptst", "ptst", system_prompt=system_prompt)]
 
 
 def safemerge(

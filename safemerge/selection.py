@@ -77,6 +77,7 @@ class Point:
     """One adapter to evaluate: where it starts from, what is selected, how that is repaired.
 
     safety: the role of the adapter that is blended in; `safety_apart` was trained from another seed than the task's.
+    system_prompt: what the model is asked with, in place of its own.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Point:
     selection: Selection = field(default_factory=Selection)
     repair: Repair = field(default_factory=Repair)
     safety: Safety = "safety"
+    system_prompt: str | None = None
 
     @property
     def tau(self) -> Tau | None:

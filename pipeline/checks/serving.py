@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from data.chat import prompt_ids
 from data.schema import ids_digest
+from evaluation.guard_format import questions
 from evaluation.run_file import Check
 from pipeline import answers, artifacts, grid, plan
 from pipeline.artifacts import Parity
@@ -44,16 +46,20 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate
             failed.append(f"{name}: {number} BOS")
         return ids_digest(ids)
 
-    system = x.config.model.system_prompt
     tokenizer = artifacts.tokenizer(store.path(x.aligned))
-    for b, step in x.items.items():
+    prompts = {c.point.system_prompt or x.config.model.system_prompt for c in candidates}
+    for (b, step), system in itertools.product(x.items.items(), sorted(prompts, key=str)):
         ours = {}
         for item in artifacts.items(store.path(step)):
             ours[item.id] = look(
-                item.id, tokenizer, lambda item=item: prompt_ids(tokenizer, item.prompt, system=system)
+                item.id,
+                tokenizer,
+                lambda item=item, system=system: prompt_ids(tokenizer, item.prompt, system=system),
             )
             counted += 1
         for c in candidates:
+            if (c.point.system_prompt or x.config.model.system_prompt) != system:
+                continue
             rows = completed(store, c.completions.get(b, {}).values())
             odd = [row.id for row in rows if ours.get(row.id) != row.prompt_digest]
             if odd:
@@ -63,14 +69,15 @@ def single_bos(x: plan.Experiment, store: Store, candidates: list[grid.Candidate
         settings = GuardJudge(**answers.verdicts(x, x.heldout, name).settings)
         guard = locate(settings.target)()
         for pair in artifacts.labelled_pairs(store.path(x.heldout)):
-            look(
-                f"{name}, {pair.id}",
-                judging,
-                lambda pair=pair, t=judging, g=guard, s=settings: guard_ids(
-                    t, g, s.system_prompt, pair.prompt, pair.response
-                ),
-            )
-            counted += 1
+            for number in range(len(questions(guard, pair.prompt, pair.response))):
+                look(
+                    f"{name}, {pair.id}",
+                    judging,
+                    lambda n=number, pair=pair, t=judging, g=guard, s=settings: guard_ids(
+                        t, g, s.system_prompt, pair.prompt, pair.response
+                    )[n],
+                )
+                counted += 1
     return outcome("single BOS", failed, f"counted in {counted} prompts of policy and judge")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from data.chat import chat_ids, prompt_ids
 from data.schema import Completion, Verdict, write_jsonl
 from evaluation.engine import Request, generate
-from evaluation.guard_format import GuardFormat, p_unsafe
-from evaluation.judges import calibrated_threshold, guard_verdict
+from evaluation.guard_format import GuardFormat, Question, p_unsafe, questions
+from evaluation.judges import calibrated_threshold, guard_verdict, worst
 from evaluation.quality import is_empty
 from evaluation.reading import check_reads
 from pipeline import artifacts
@@ -33,25 +33,36 @@ from safemerge.errors import UserError
 
 def guard_ids(
     tokenizer: Any, guard: GuardFormat, system: str | None, prompt: str, response: str
-) -> list[int]:
-    """Token ids that the guard reads, by the same chat-template path as everything else.
+) -> list[list[int]]:
+    """Token ids that the guard reads, by the same chat-template path as everything else; one list for each question.
 
     system: for a guard that is asked in one user turn; whole turns are taken as they are.
 
     Raises:
-        UserError: what it would read lacks the prompt or the reply.
+        UserError: what it would read lacks the prompt, the reply or the policy.
     """
-    asked = guard.prompt(prompt, response)
+    return [
+        _question_ids(tokenizer, question, system, prompt, response)
+        for question in questions(guard, prompt, response)
+    ]
+
+
+def _question_ids(
+    tokenizer: Any, question: Question, system: str | None, prompt: str, response: str
+) -> list[int]:
+    asked = question.asked
     if isinstance(asked, str):
         ids = prompt_ids(tokenizer, asked, system=system)
         check_reads(tokenizer, ids, prompt, response)
         return ids
-    ids = chat_ids(tokenizer, asked, generation=True)
+    ids = chat_ids(tokenizer, asked, generation=question.opening, template=question.template)
+    for value in question.template.values():  # a template that ignores it would ask about nothing
+        check_reads(tokenizer, ids, prompt, value, what="policy")
     try:
         check_reads(tokenizer, ids, prompt, response)
     except UserError:  # some templates want content as a list of parts, as Llama-Guard-3-1B's does
         parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
-        ids = chat_ids(tokenizer, parts, generation=True)
+        ids = chat_ids(tokenizer, parts, generation=question.opening, template=question.template)
         if "'type': 'text'" in tokenizer.decode(ids, clean_up_tokenization_spaces=False):
             raise  # others print the list as it is
         check_reads(tokenizer, ids, prompt, response)
@@ -153,9 +164,24 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
     wanted = [artifacts.replies(job.inputs["replies"]) for job in jobs]
     said = answers_of(jobs[0], settings, {(r.prompt, r.completion) for replies in wanted for r in replies})
     for job, replies in zip(jobs, wanted, strict=True):
-        verdicts = [guard_verdict(guard, r, *said[r.prompt, r.completion], threshold) for r in replies]
-        write_jsonl(job.output / VERDICTS, verdicts)
+        write_jsonl(
+            job.output / VERDICTS,
+            [guards_verdict(guard, r, said[r.prompt, r.completion], threshold) for r in replies],
+        )
         finish(job, time.monotonic() - start)
+
+
+def guards_verdict(
+    guard: GuardFormat, reply: Completion, answers: Answers, threshold: float | None
+) -> Verdict:
+    """The verdict in a guard's answers to all that it is asked about a reply."""
+    asked = questions(guard, reply.prompt, reply.completion)
+    return worst(
+        [
+            guard_verdict(guard, reply, text, p, threshold, question.about)
+            for question, (text, p) in zip(asked, answers, strict=True)
+        ]
+    )
 
 
 def tune(job: Job, settings: GuardThreshold) -> None:
@@ -163,15 +189,20 @@ def tune(job: Job, settings: GuardThreshold) -> None:
     with job.finishing():
         rows = artifacts.labelled_pairs(job.inputs["tuning"])
         said = answers_of(job, settings, {(row.prompt, row.response) for row in rows})
-        scored = [(said[row.prompt, row.response][1], row.label == "unsafe") for row in rows]
-        threshold = calibrated_threshold([(p, label) for p, label in scored if p is not None])
+        scored = [([p for _, p in said[row.prompt, row.response]], row.label == "unsafe") for row in rows]
+        known = [([p for p in its if p is not None], label) for its, label in scored if None not in its]
+        threshold = calibrated_threshold([(max(its), label) for its, label in known])
         (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
+
+
+#: A guard's answer to each question about a reply, and its P(unsafe).
+Answers = list[tuple[str, float | None]]
 
 
 def answers_of(
     job: Job, settings: GuardJudge | GuardThreshold, pairs: set[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[str, float | None]]:
-    """A guard's answer to each (prompt, reply), and its P(unsafe)."""
+) -> dict[tuple[str, str], Answers]:
+    """What a guard says of each (prompt, reply)."""
     from transformers import AutoTokenizer
 
     guard: GuardFormat = locate(settings.target)()
@@ -179,16 +210,13 @@ def answers_of(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     distinct = sorted(pairs)
     requests = [
-        Request(
-            str(i),
-            guard_ids(tokenizer, guard, settings.system_prompt, prompt, response),
-            settings.max_tokens,
-        )
+        Request(f"{i}/{n}", ids, settings.max_tokens)
         for i, (prompt, response) in enumerate(distinct)
+        for n, ids in enumerate(guard_ids(tokenizer, guard, settings.system_prompt, prompt, response))
     ]
     engine = job.beside(Engine)
     report(0, len(requests), "loading the judge")
-    answers: dict[tuple[str, str], tuple[str, float | None]] = {}
+    found: dict[str, tuple[str, float | None]] = {}
     answered = generate(
         folder,
         requests,
@@ -201,7 +229,10 @@ def answers_of(
         tensor_parallel_size=engine.tensor_parallel_size,
     )
     for count, reply in enumerate(answered, 1):
-        answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
+        found[reply.key] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
         if count % 8 == 0 or count == len(requests):
             report(count, len(requests), "verdicts")
+    answers: dict[tuple[str, str], Answers] = {pair: [] for pair in distinct}
+    for request in requests:  # in the order in which each was asked
+        answers[distinct[int(request.key.partition("/")[0])]].append(found[request.key])
     return answers

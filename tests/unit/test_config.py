@@ -13,6 +13,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from pipeline import plan
 from pipeline.config import check, locate, points
 from pipeline.settings import Config
 from safemerge import decompositions, methods
@@ -155,6 +156,24 @@ def test_paper_models_are_pinned() -> None:
 def test_experiment_paper_sweeps_the_paper() -> None:
     params = yaml.safe_load((CONF / "experiment" / "paper.yaml").read_text())["hydra"]["sweeper"]["params"]
     assert sorted(params["model"].split(",")) == PAPER and sorted(params["task"].split(",")) == TASKS
+    config = composed("model=llama3.1-8b", "experiment=paper")
+    assert {"directharm", "hexphi"} <= set(config.benchmark)
+    assert {"llama_guard_3_8b", "shieldgemma_9b"} <= set(config.judge)
+    assert {p.combine for name in ("safemerge", "safemerge_released") for p in points(name, config.method[name])} == {
+        "exact", "peft_linear",
+    }  # fmt: skip
+
+
+def test_every_job_of_an_experiment_can_be_planned() -> None:
+    """Each headed by its command; what its sweep sets must exist."""
+    for name in choices("experiment"):
+        text = (CONF / "experiment" / f"{name}.yaml").read_text()
+        assert f"experiment={name}" in text.splitlines()[1], "its command stands at its head"
+        params = yaml.safe_load(text).get("hydra", {}).get("sweeper", {}).get("params", {})
+        own = {k: str(v).split(",") for k, v in params.items() if k not in ("model", "task", "seed")}
+        for values in itertools.product(*own.values()):
+            job = [f"{key}={value}" for key, value in zip(own, values, strict=True)]
+            plan.build(composed("model=qwen2-7b", f"experiment={name}", *job))
 
 
 @pytest.mark.parametrize("model", PAPER)
@@ -162,7 +181,8 @@ def test_experiment_paper_gives_every_baseline_as_many_points_as_safemerge(model
     """But for SafeInstruct, whose points would each be a training."""
     config = composed(f"model={model}", "experiment=paper")
     sizes = {name: len(points(name, method)) for name, method in config.method.items()}
-    assert {name for name, size in sizes.items() if size == 1} == {"aligned", "finetuned", "safeinstruct"}
+    single = {name for name, size in sizes.items() if size == 1}
+    assert single == {"aligned", "finetuned", "safeinstruct", "ptst"}
     assert {size for size in sizes.values() if size > 1} == {sizes["safemerge"]} and sizes["safemerge"] > 10
     plain = composed(f"model={model}").method
     assert config.method["safemerge"] == plain["safemerge"], "the grid of SafeMERGE is that of other runs"

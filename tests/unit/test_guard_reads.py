@@ -9,7 +9,7 @@ import pytest
 from tokenizers import normalizers
 
 from data.schema import Completion
-from evaluation.guard_format import GuardFormat, LlamaGuard, SmallGuard
+from evaluation.guard_format import GuardFormat, LlamaGuard, ShieldGemma, SmallGuard
 from evaluation.probe import Reader
 from evaluation.server_judge import asked
 from pipeline.stages.judge import guard_ids
@@ -28,7 +28,8 @@ LONG = "how are you " * 30 + "fine ok"
 @pytest.mark.parametrize("guard", [LlamaGuard(), SmallGuard()], ids=["of the hub", "trained here"])
 def test_templates_that_render_the_turns(guard: GuardFormat, template: str) -> None:
     tok = tokenizer(template if isinstance(guard.prompt("a", "b"), list) else TURNS)
-    read = tok.decode(guard_ids(tok, guard, None, "how are you", "fine ok"))
+    [ids] = guard_ids(tok, guard, None, "how are you", "fine ok")
+    read = tok.decode(ids)
     assert "how are you" in read and "fine ok" in read
 
 
@@ -57,7 +58,24 @@ def test_the_end_of_a_reply_that_a_template_cuts_is_missed() -> None:
 
 def test_an_empty_reply_can_be_judged() -> None:
     tok = tokenizer(TURNS)
-    assert guard_ids(tok, LlamaGuard(), None, "how are you", "")
+    assert guard_ids(tok, LlamaGuard(), None, "how are you", "")[0]
+
+
+POLICY = "<bos>{% for m in messages %}<turn> {{ m['content'] }} {% endfor %}{{ guideline }} Yes or No?"
+
+
+def test_each_policy_is_asked_about_alone() -> None:
+    tok = tokenizer(POLICY)
+    read = [tok.decode(ids) for ids in guard_ids(tok, ShieldGemma(), None, "how are you", "fine ok")]
+    assert len(read) == len(ShieldGemma.policies) == 4
+    for text, policy in zip(read, ShieldGemma.policies.values(), strict=True):
+        assert "how are you" in text and "fine ok" in text and text.endswith("Yes or No?")
+        assert [other in text for other in ShieldGemma.policies.values()].count(True) == 1 and policy in text
+
+
+def test_a_template_that_ignores_the_policy_is_one_line() -> None:
+    with pytest.raises(UserError, match="lacks the policy"):
+        guard_ids(tokenizer(TURNS), ShieldGemma(), None, "how are you", "fine ok")
 
 
 def test_letters_in_another_form_are_the_same_letters() -> None:

@@ -241,6 +241,21 @@ def test_each_repair_is_made_from_what_it_reads(tmp_path: Path) -> None:
     assert made["scale"] == {"task"}
 
 
+def test_a_safety_prompt_at_test_time_is_another_question_to_the_same_adapter(tmp_path: Path) -> None:
+    x = experiment("method=[aligned,finetuned,ptst]", "selection.grid=all")
+    by_method = {c.method: c for c in grid.candidates(x, Store(tmp_path))}
+    plain, asked = by_method["finetuned"], by_method["ptst"]
+    assert plain.adapter is asked.adapter is x.adapters["task"]
+    prompt = x.points[-1].system_prompt
+    for one, other in zip(
+        [*plain.replies, *plain.likelihoods, plain.parity],
+        [*asked.replies, *asked.likelihoods, asked.parity],
+        strict=True,
+    ):
+        assert one.settings["system_prompt"] is None and other.settings["system_prompt"] == prompt
+        assert {**one.settings, "system_prompt": prompt} == other.settings and one.key != other.key
+
+
 def test_merging_without_the_table_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="include the similarity stage"):
         grid.candidates(experiment(), Store(tmp_path))

@@ -248,3 +248,10 @@ def test_modules_sort_in_execution_order() -> None:
 def test_planning_does_not_import_torch() -> None:
     code = "import sys, safemerge.methods, safemerge.cli, safemerge.table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_safety_prompt_at_test_time_changes_no_weight() -> None:
+    [point] = methods.ptst(system_prompt="Be safe.")
+    assert point.system_prompt == "Be safe." and point.adapter == "task" and point.repair.kind == "keep"
+    with pytest.raises(UserError, match="system_prompt is empty"):
+        methods.ptst(system_prompt=" ")

@@ -84,9 +84,9 @@ def test_it_is_set_on_the_tuning_pairs_and_decides_the_verdicts(
 
     def said(
         job: Any, settings: Any, pairs: set[tuple[str, str]]
-    ) -> dict[tuple[str, str], tuple[str, float]]:
+    ) -> dict[tuple[str, str], list[tuple[str, float]]]:
         asked.append(pairs)
-        return {pair: ("safe", float(pair[1])) for pair in pairs}
+        return {pair: [("safe", float(pair[1]))] for pair in pairs}
 
     monkeypatch.setattr(judge, "answers_of", said)
     for name in ("tuning", "replies"):
