@@ -161,9 +161,10 @@ def _check_methods(config: Config) -> None:
             shown = method.display.name or point.method
             other = rows.setdefault((shown, combine), name)
             if other != name:
+                merged = f" with combine={combine}" if combine else ""
                 raise UserError(
-                    f"method.{other} and method.{name} would be one row of the tables, {shown}"
-                    f"{f' with combine={combine}' if combine else ''}: leave one out of `method`, or give one another display.name"
+                    f"method.{other} and method.{name} would be one row of the tables, {shown}{merged}: "
+                    "leave one out of `method`, or give one another display.name"
                 )
 
 

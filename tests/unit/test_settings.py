@@ -70,9 +70,10 @@ SILENT: dict[str, tuple[str, ...]] = {
     "judge.refusal._target_=evaluation.nowhere.judge": ("names no function",),
     "benchmark.xstest._target_=evaluation.statistics.wilson": ("benchmark.xstest._target_=evaluation.statistics.wilson",),
     "method.safemerge.combine=peft_linear": (
-        "method.safemerge_released and method.safemerge would be one row of the tables, SafeMERGE with combine=peft_linear",
+        "method.safemerge_released and method.safemerge would be one row of the tables",
+        "SafeMERGE with combine=peft_linear",
     ),
-    "method.full.display.name=SafeMERGE": ("method.full", "would be one row of the tables, SafeMERGE with combine=peft_linear"),
+    "method.full.display.name=SafeMERGE": ("method.full", "one row of the tables, SafeMERGE with combine=peft_linear"),
     "+selection.keep=0.9": ("selection.keep: no such setting; did you mean keep_gain?",),
     "+tracking.tags=[a]": ("tracking.tags: no such setting", "project"),
     "tracking.project=''": ("tracking.project", "at least 1 character"),
