@@ -16,7 +16,13 @@ from safemerge.errors import UserError
 
 SPLITS = (*HALVES, "all")
 # The released code's own merge is PEFT's `linear`, which weights A and B apart; `exact` blends the updates themselves.
-COMBINE_NAMES = {"peft_linear": "released merge", "exact": "exact merge"}
+COMBINE_NAMES = {
+    "peft_linear": "released merge",
+    "exact": "exact merge",
+    "dare_linear": "DARE merge",
+    "ties": "TIES merge",
+    "dare_ties": "DARE-TIES merge",
+}
 PHRASES = "refusal"  # the judge by phrases, the second one beside a guard model
 Score = Callable[..., list[Scored]]
 Row = TypeVar("Row")

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/evaluation.md", "docs/report.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/evaluation.md",
+    "docs/report.md",
+    "docs/replicate.md",
+)
 #: A path of ours between backticks: a folder of the repository, then names; no placeholders such as NAME, and
 #: not the folder of that name in the repository where the Bianchi collection lies.
 OURS = re.compile(r"`((?:conf|data|docs|evaluation|pipeline|requirements|safemerge|tests)/[\w./-]*)`")
@@ -21,8 +28,14 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
         for path in OURS.findall((ROOT / page).read_text())
         if not re.search("NAME|MODEL|data/training", path)
     }
-    assert named or page == "docs/report.md"
+    assert named or page in ("docs/report.md", "docs/replicate.md")
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_every_experiment_has_its_command_on_the_page() -> None:
+    text = (ROOT / "docs/replicate.md").read_text()
+    names = {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
+    assert {name for name in names if f"experiment={name}" not in text} == set()
 
 
 def test_tau_reaches_the_weights_in_nine_files() -> None:
