@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data import files, loading, pubmedqa, sources
 from data.catalogue import KNOWN
-from data.dataset import Source
+from data.dataset import BUNDLED_ROOT, Source
 from safemerge.errors import UserError
 from tests.planning import experiment
 
@@ -132,6 +132,7 @@ def test_one_file_for_both_splits_is_refused_before_anything_is_made(tmp_path: P
     path = tmp_path / "mine.jsonl"
     path.write_text(LINES)
     overrides = ["data=local", f"data.root={tmp_path}", f"+data.datasets.gsm8k.file={path}"]
+    overrides += [f"+data.datasets.{its}.file={BUNDLED_ROOT / its}.json" for its in ("safety", "helpful")]
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(UserError) as error:
         experiment(*overrides)
     for words in ("mine.jsonl is given for its training and its test rows", "DIR/{split}.jsonl"):
