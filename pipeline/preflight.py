@@ -126,13 +126,12 @@ def writable(x: Experiment) -> None:
         UserError: one of them, or the nearest folder above it, is none that can be written to.
     """
     for name, given in (("store", x.config.store), ("runs", x.config.runs)):
+        if "\0" in given:
+            raise UserError(f"{name}={given!r} holds a NUL: give the path of a folder")
         place = Path(given).absolute()
-        try:
-            while not os.path.lexists(place):
-                place = place.parent
-            fits = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{name}={given} is no path ({error}): give the path of a folder") from error
+        while not os.path.lexists(place):
+            place = place.parent
+        fits = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
         if not fits:
             kind = "is read-only or not yours" if place.is_dir() else "is no folder"
             raise UserError(
