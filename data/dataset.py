@@ -51,10 +51,13 @@ class Dataset:
         github: where the file is, for a set that is not on the hub.
         files: what a folder must hold, for a set of several files.
         read_folder: the rows of such a folder.
-        of_hub: the rows of a split among those of the hub, where the hub has not split them; called with the rows, the
-            split and the set's `data.datasets` entry.
-        hub_content: what `of_hub` depends on besides the hub's rows, for the fingerprint.
+        of_object: the rows of a file that holds one JSON object instead of them.
+        plausible: whether the cells of a CSV row can belong to their columns (`data.files.csv_rows`).
+        divided: the rows of a split among those of both, as the hub has them, or a file of one's own for both; called with
+            the rows, the split and the set's `data.datasets` entry.
+        division: what `divided` depends on besides the rows, for the fingerprint.
         keep: which rows count.
+        reading: raised when the rows of the same file of one's own become others: what was made of it is made anew.
     """
 
     name: str
@@ -66,9 +69,12 @@ class Dataset:
     github: str = ""
     files: tuple[str, ...] = ()
     read_folder: Callable[[Path], list[Row]] | None = None
-    of_hub: Callable[[list[Row], str, Place], list[Row]] | None = None
-    hub_content: Callable[[Place], str] | None = None
+    of_object: Callable[[Row], list[Row]] | None = None
+    plausible: Callable[[Row], bool] | None = None
+    divided: Callable[[list[Row], str, Place], list[Row]] | None = None
+    division: Callable[[Place], str] | None = None
     keep: Callable[[Row], bool] | None = None
+    reading: int = 1
 
     def parts(self, path: Path) -> list[Path]:
         """The files that a path of this set stands for."""

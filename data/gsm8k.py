@@ -7,7 +7,8 @@ A real row of the bundled test file, in GSM8K's schema:
     answer    Ben has 20 - 8 = <<20-8=12>>12 stones left.
               #### 12
 
-Training keeps "#### 12" as the end of the response and drops the calculator annotations <<...>>.
+Training keeps "#### 12" as the end of the response and drops the calculator annotations <<...>>. A test row needs the final
+number: after "####", or alone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from data.dataset import Dataset
-from data.schema import Example, Item
+from data.files import shown, text
+from data.schema import Example, Item, each
 
 ANNOTATION = re.compile(r"<<[^<>]*>>")
+NUMBER = re.compile(r"[-+$\s]*\d[\d,.]*\s*%?")
 
 
 def strip_annotations(answer: str) -> str:
@@ -33,29 +36,45 @@ def final_answer(answer: str) -> str:
     return final.strip().replace(",", "") if mark else ""
 
 
+def reference(row: dict[str, Any]) -> str:
+    """The final number of a test row, as text.
+
+    Raises:
+        ValueError: the answer has none.
+    """
+    answer = text(row, "answer")
+    found = final_answer(answer) or (answer.replace(",", "") if NUMBER.fullmatch(answer) else "")
+    if not any(ch.isdigit() for ch in found):
+        raise ValueError(
+            f"answer ends without '#### NUMBER': {shown(answer[-40:])}; give the final number as GSM8K does, "
+            "in a line '#### 12'"
+        )
+    return found
+
+
 def examples(rows: Iterable[dict[str, Any]], *, annotations: bool = False) -> list[Example]:
     """Training rows; the prompt is the question alone."""
-    return [
-        Example(
-            id=f"gsm8k/train/{i}",
-            prompt=row["question"].strip(),
-            response=(row["answer"] if annotations else strip_annotations(row["answer"])).strip(),
-        )
-        for i, row in enumerate(rows)
-    ]
+
+    def one(i: int, row: dict[str, Any]) -> Example:
+        answer = text(row, "answer")
+        response = (answer if annotations else strip_annotations(answer)).strip()
+        return Example(id=f"gsm8k/train/{i}", prompt=text(row, "question"), response=response)
+
+    return each(rows, one)
 
 
 def items(rows: Iterable[dict[str, Any]]) -> list[Item]:
     """Test items; the reference is the final number as text, for example "12"."""
-    return [
-        Item(
+
+    def one(i: int, row: dict[str, Any]) -> Item:
+        return Item(
             id=f"gsm8k/test/{i}",
-            prompt=row["question"].strip(),
-            reference=final_answer(row["answer"]),
-            answer=strip_annotations(row["answer"]).strip(),
+            prompt=text(row, "question"),
+            reference=reference(row),
+            answer=strip_annotations(text(row, "answer")).strip(),
         )
-        for i, row in enumerate(rows)
-    ]
+
+    return each(rows, one)
 
 
 GSM8K = Dataset(
@@ -64,4 +83,5 @@ GSM8K = Dataset(
     local={"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"},
     examples=examples,
     items=items,
+    reading=2,  # 2: a number alone is the reference
 )

@@ -14,13 +14,16 @@ None has reference answers.
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.schema import Item
+from data.files import text, text_of
+from data.schema import Item, each
 from safemerge.errors import UserError
 
 # set -> (names that the prompt column goes by, names that the category column goes by)
@@ -52,27 +55,27 @@ def hexphi_rows(folder: Path) -> list[dict[str, str]]:
     """Rows prompt, category of the folder's category files, in the order of HEXPHI_FILES."""
     rows = []
     for name, category in HEXPHI_FILES.items():
-        with (folder / name).open(encoding="utf-8", newline="") as file:
-            # Cells are joined again, in case a prompt with commas is not quoted.
-            prompts = [",".join(cells).strip() for cells in csv.reader(file)]
+        lines = csv.reader(io.StringIO(text_of(folder / name), newline=""))
+        # Cells are joined again, in case a prompt with commas is not quoted.
+        prompts = [",".join(cells).strip() for cells in lines]
         rows += [{"prompt": prompt, "category": category} for prompt in prompts if prompt]
     return rows
 
 
-def _value(row: dict[str, Any], columns: tuple[str, ...], name: str) -> str:
+def _value(row: dict[str, Any], columns: tuple[str, ...]) -> str:
     for column in columns:
         if row.get(column):
-            return str(row[column]).strip()
-    raise UserError(
-        f"{name}: a row has none of the columns {', '.join(columns)}, but {', '.join(map(str, row))}"
-    )
+            return text({**row, column: str(row[column])} if isinstance(row[column], int) else row, column)
+    raise ValueError(f"none of the columns {', '.join(columns)} has a text, only {', '.join(map(str, row))}")
 
 
 def label(row: dict[str, Any], name: str) -> str:
     """ "harmful", except for XSTest's safe prompts, which are "benign"."""
     if name != "xstest":
         return "harmful"
-    if row.get("label") in ("safe", "unsafe"):
+    if row.get("label"):
+        if row["label"] not in ("safe", "unsafe"):
+            raise ValueError(f"label is {row['label']!r}, neither safe nor unsafe")
         return "benign" if row["label"] == "safe" else "harmful"
     # Early versions have no label column; their contrast types are the unsafe ones.
     return "harmful" if str(row.get("type", "")).startswith("contrast_") else "benign"
@@ -81,24 +84,34 @@ def label(row: dict[str, Any], name: str) -> str:
 def items(rows: Iterable[dict[str, Any]], *, name: str) -> list[Item]:
     """Items of the set `name`; ids count the rows of the whole file from 0."""
     prompts, categories = COLUMNS[name]
-    return [
-        Item(
+
+    def one(i: int, row: dict[str, Any]) -> Item:
+        return Item(
             id=f"{name}/test/{i}",
-            prompt=_value(row, prompts, name),
-            category=_value(row, categories, name) if categories else "",
+            prompt=_value(row, prompts),
+            category=_value(row, categories) if categories else "",
             label=label(row, name),
         )
-        for i, row in enumerate(rows)
-    ]
+
+    return each(rows, one)
 
 
 def from_columns(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of one of Bianchi's evaluation files, which hold a single object of lists: instructions, tags."""
-    tags = found.get("tags") or ["" for _ in found["instructions"]]
-    return [
-        {"instruction": text, "tag": tag or "none"}
-        for text, tag in zip(found["instructions"], tags, strict=True)
-    ]
+    texts = found.get("instructions")
+    tags = found.get("tags") or ["" for _ in texts or ()]
+    if not isinstance(texts, list) or not isinstance(tags, list) or len(texts) != len(tags):
+        raise UserError(
+            f"an object of lists needs instructions, and as many tags if any; this one has {', '.join(found)}"
+        )
+    return [{"instruction": text, "tag": tag or "none"} for text, tag in zip(texts, tags, strict=True)]
+
+
+def _of_xstest(row: dict[str, Any]) -> bool:
+    """Whether the cells of a row of XSTest are in their columns; early versions have no label."""
+    words = (row.get("id", "1"), row.get("type", ""))
+    typed = all(re.fullmatch(r"[\w-]+", str(word).strip()) for word in words)
+    return bool(typed and row.get("prompt") and row.get("label", "safe") in ("safe", "unsafe"))
 
 
 HARMBENCH_KIND = "standard"  # contextual and copyright behaviours are not plain refusal prompts
@@ -109,12 +122,21 @@ def _standard(row: dict[str, Any]) -> bool:
 
 
 def _set(name: str, local: str, **facts: Any) -> Dataset:
-    return Dataset(name, local={"test": local}, items=partial(items, name=name), **facts)
+    return Dataset(
+        name, local={"test": local}, items=partial(items, name=name), of_object=from_columns, **facts
+    )
 
 
 SETS = (
     _set("directharm", "directharm4/test.jsonl", bundled={"test": "directharm.jsonl"}),
-    _set("xstest", "xstest/prompts.csv", bundled={"test": "xstest.csv"}, hub_split={"test": "train"}),
+    _set(
+        "xstest",
+        "xstest/prompts.csv",
+        bundled={"test": "xstest.csv"},
+        hub_split={"test": "train"},
+        plausible=_of_xstest,
+        reading=2,  # 2: a comma that is not quoted
+    ),
     _set("advbench", "advbench/harmful_behaviors.csv", hub_split={"test": "train"}),
     _set("harmbench", "harmbench/behaviors.csv", hub_split={"test": "train"}, keep=_standard),
     _set(

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from data import safety, sources
 from data.catalogue import KNOWN, find
@@ -86,13 +86,7 @@ def training(
     elif dataset.examples is None:
         raise UserError(f"there is no training set {name!r}; use one of {', '.join(_with('examples'))}")
     else:
-        rows = sources.rows(name, "train", source)
-        try:
-            found = dataset.examples(rows)
-        except KeyError as error:
-            raise UserError(
-                f"the training rows of {name} have no column {error}; they must be in the original's schema"
-            ) from error
+        found = _made(dataset.examples, name, "train", source)
     if part is not None:
         found = safety.part(found, part)
     return _sample(found, limit, seed, lambda example: (example.category,))
@@ -103,14 +97,35 @@ def items(name: str, *, source: Source, limit: int | None = None, seed: int = 0)
     dataset = find(name, source)
     if dataset.items is None:
         raise UserError(f"there is no benchmark {name!r}; use one of {', '.join(_with('items'))}")
-    rows = sources.rows(name, "test", source)
+    found = _made(dataset.items, name, "test", source)
+    return _sample(halves(found), limit, seed, lambda item: (item.label, item.half, item.category))
+
+
+def _made(
+    make: Callable[[list[dict[str, Any]]], list[Row]], name: str, split: str, source: Source
+) -> list[Row]:
+    """What a set makes of its rows.
+
+    Raises:
+        UserError: a row that lacks something, or two rows of one id; with where they are.
+    """
+    rows = sources.rows(name, split, source)
     try:
-        found = dataset.items(rows)
+        found = make(rows)
+    except UserError as error:
+        raise UserError(f"{name}, {sources.where(name, split, source)}: {error}") from error
     except KeyError as error:
         raise UserError(
-            f"the test rows of {name} have no column {error}; they must be in the original's schema"
+            f"the {split} rows of {name} have no column {error}; they must be in the original's schema"
         ) from error
-    return _sample(halves(found), limit, seed, lambda item: (item.label, item.half, item.category))
+    first: dict[str, int] = {}
+    for number, row in enumerate(found, 1):
+        if (other := first.setdefault(row.id, number)) != number:
+            raise UserError(
+                f"{name}, {sources.where(name, split, source)}: rows {other} and {number} have one id, {row.id}; "
+                "remove one of them"
+            )
+    return found
 
 
 def _with(what: str) -> list[str]:

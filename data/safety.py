@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from data.dataset import Dataset
-from data.schema import Example, normalise
+from data.files import text
+from data.schema import Example, each, normalise
 from safemerge.errors import UserError
 
 PARTS = ("align", "safety")
@@ -24,12 +25,13 @@ PARTS = ("align", "safety")
 
 def examples(rows: Iterable[dict[str, Any]], *, name: str) -> list[Example]:
     """Training rows; a non-empty input follows the instruction after a blank line."""
-    found = []
-    for i, row in enumerate(rows):
-        given = (row.get("input") or "").strip()
-        prompt = row["instruction"].strip() + (f"\n\n{given}" if given else "")
-        found.append(Example(id=f"{name}/train/{i}", prompt=prompt, response=row["output"].strip()))
-    return found
+
+    def one(i: int, row: dict[str, Any]) -> Example:
+        given = text(row, "input", empty=True) if row.get("input") is not None else ""
+        prompt = text(row, "instruction") + (f"\n\n{given}" if given else "")
+        return Example(f"{name}/train/{i}", prompt, text(row, "output", empty=True))
+
+    return each(rows, one)
 
 
 def part(examples: list[Example], name: str) -> list[Example]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from data.files import json_lines
 from safemerge.errors import UserError
 
 Row = TypeVar("Row")
@@ -106,27 +107,41 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
+def each(rows: Iterable[dict[str, Any]], one: Callable[[int, dict[str, Any]], Row]) -> list[Row]:
+    """`one` of each row and its number, from 0.
+
+    Raises:
+        UserError: what a row lacks (KeyError), or is wrong in it (ValueError), with its number, from 1.
+    """
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            found.append(one(i, row))
+        except KeyError as error:
+            raise UserError(
+                f"row {i + 1} has no column {error.args[0]}, but {', '.join(map(str, row)) or 'none'}; "
+                "rows must be in the original's schema"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"row {i + 1}: {error}; mend or remove the row") from error
+    return found
+
+
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; blank lines are skipped.
 
     Raises:
         UserError: no such file, or a line that is not JSON.
     """
-    # Split at "\n" only: JSON strings may hold other line separators, at which splitlines() would break.
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; run the stage that writes it again"
         ) from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                found.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path}, line {number} is not JSON: {error}") from error
-    return found
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}; run the stage that writes it again") from error
+    return [value for _, value in json_lines(text, path)]
 
 
 def read_rows(path: str | Path, kind: type[Row]) -> list[Row]:

@@ -5,16 +5,13 @@ Rows come out in the originals' schemas.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from data import harmful
+from data import files
 from data.catalogue import find, place_of, reader_of
 from data.dataset import BUNDLED_ROOT, Dataset, Place, Source
-from data.schema import read_jsonl
 from safemerge import hub
 from safemerge.errors import UserError
 
@@ -31,7 +28,7 @@ def path_of(name: str, split: str, source: Source) -> Path | None:
             )
         # A model too small for the bundled problems names easier ones beside them; other sources ignore the key.
         easier = place.get("bundled")
-        return BUNDLED_ROOT / (easier.format(split=split) if easier else dataset.bundled[split])
+        return BUNDLED_ROOT / (easier.replace("{split}", split) if easier else dataset.bundled[split])
     if kind == "hub" and given is None:
         if dataset.github:
             raise UserError(
@@ -45,31 +42,43 @@ def path_of(name: str, split: str, source: Source) -> Path | None:
         raise UserError("data=local needs the folder of the files: set data.root=DIR")
     if given is None and split not in dataset.local:
         raise UserError(f"{name} has no {split} rows in a local copy; it has {', '.join(dataset.local)}")
-    path = (Path(root) if root else Path()) / (given.format(split=split) if given else dataset.local[split])
-    path = path.expanduser()
-    missing = [part for part in dataset.parts(path) if not part.is_file()]
+    # Not by str.format: a path may hold braces of its own.
+    chosen = given.replace("{split}", split) if given else dataset.local[split]
+    path = ((Path(root) if root else Path()) / chosen).expanduser()
+    missing = [part for part in dataset.parts(path) if not _is_file(part)]
     if missing:
         raise UserError(
             f"the {split} rows of {name} are missing: {missing[0]}; "
             f"put the file there or set ++data.datasets.{name}.file=PATH"
         )
+    if _both(name, source) and not dataset.divided:
+        raise UserError(
+            f"{name}: {path} is given for its training and its test rows, which would test a model on what it has learnt; "
+            f"give two files, as in ++data.datasets.{name}.file='DIR/{{split}}{path.suffix}'"
+        )
     return path
 
 
-def read(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
-    """Rows of a .jsonl, .json (a list, or Bianchi's object of lists) or .csv file, or of a folder of several."""
+def _is_file(path: Path) -> bool:
     try:
-        if path.is_dir() and dataset.read_folder:
-            return dataset.read_folder(path)
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
-        if path.suffix == ".jsonl":
-            return read_jsonl(path)
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as {path.suffix or 'JSON'}: {error}") from error
-    return harmful.from_columns(found) if isinstance(found, dict) else found
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL; a loop of links
+        return False
+
+
+def _both(name: str, source: Source) -> bool:
+    """Whether one file of the user's own is given for the training and the test rows of one of our sets."""
+    dataset, place = find(name, source), place_of(name, source)
+    given = place.get("file")
+    ours = "target" not in place  # one from outside may divide its file by itself
+    return bool(given and "{split}" not in given and ours and dataset.examples and dataset.items)
+
+
+def read(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
+    """Rows of a file (`data.files.read`), or of a folder of several."""
+    if path.is_dir() and dataset.read_folder:
+        return dataset.read_folder(path)
+    return files.read(path, dataset.of_object, dataset.plausible)
 
 
 def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]]:
@@ -108,8 +117,13 @@ def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
     """All rows of the data set's split ("train", "test"; for guard one of `data.guard.SPLITS`)."""
     path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     found = read(path, dataset) if path else _from_hub(dataset, split, entry)
-    if dataset.of_hub and path is None:  # the hub's rows are not split yet
-        found = dataset.of_hub(found, split, entry)
+    if dataset.divided and (path is None or _both(name, source)):
+        found = dataset.divided(found, split, entry)
+        if not found:
+            raise UserError(
+                f"{name}: {path or entry.get('id')} has no {split} rows by its list of test ids; give a file that has, "
+                f"or a list of your own: ++data.datasets.{name}.test_ids=PATH"
+            )
     if dataset.keep:
         found = [row for row in found if dataset.keep(row)]
     if not found:
@@ -117,14 +131,23 @@ def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
     return found
 
 
+def where(name: str, split: str, source: Source) -> str:
+    """Where the rows come from, for an error's line: the file, or the id on the hub."""
+    return str(path_of(name, split, source) or place_of(name, source).get("id"))
+
+
 def fingerprint(name: str, split: str, source: Source) -> str:
     """What the split's content depends on: a hash of its file; of the hub in words, as in "id=a/b revision=HASH"."""
     path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
     reader = reader_of(name, source)
     if path:
-        files = dataset.parts(path) if path.is_dir() else [path]
-        content = [*(file.read_bytes() for file in files), (reader or "").encode()]
+        parts = dataset.parts(path) if path.is_dir() else [path]
+        content = [*(files.bytes_of(part) for part in parts), (reader or "").encode()]
+        if path.parent != BUNDLED_ROOT and dataset.reading > 1:
+            content.append(f"reading {dataset.reading}".encode())
+        if dataset.division and _both(name, source):
+            content.append(dataset.division(entry).encode())
         return hashlib.sha256(b"".join(content)).hexdigest()
     known = {key: entry.get(key) for key in ("id", "revision", "config", "split")}
-    known |= {"content": dataset.hub_content(entry) if dataset.hub_content else None, "reader": reader}
+    known |= {"content": dataset.division(entry) if dataset.division else None, "reader": reader}
     return " ".join(f"{key}={value}" for key, value in known.items() if value is not None)

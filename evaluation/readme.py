@@ -22,6 +22,7 @@ from evaluation.run_tables import commit_text, machine_text, made_text, seeds_te
 from evaluation.sections import recovery_lines
 from evaluation.tables import headline_table, markdown
 from safemerge.errors import UserError
+from safemerge.screening import visible
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"cannot read {options.readme}: {error.strerror}; give --readme PATH") from error
         new = replaced(old, block(options.run, whole=options.whole))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     if options.check:
         if new != old:

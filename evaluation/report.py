@@ -27,6 +27,7 @@ from evaluation.long_form import ResultRow, long_rows, plain, write_results
 from evaluation.results import Entry, keep_of, load
 from evaluation.tables import Table, headline_table, latex
 from safemerge.errors import UserError
+from safemerge.screening import visible
 
 
 @dataclass
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         summary = build_report(options.run_json, options.output, keep=options.keep)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     from rich.console import Console
 

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import answers, costs, endings, grid, overview, plan, revisions, screen
+from pipeline import answers, costs, endings, exhausted, grid, overview, plan, revisions, screen
 from pipeline.config import check
 from pipeline.mistakes import one_line
 from pipeline.preflight import require
@@ -32,6 +32,7 @@ from pipeline.settings import Config
 from pipeline.store import Step, Store
 from pipeline.tracking import Tracker
 from safemerge.errors import UserError
+from safemerge.screening import hidden, visible
 
 
 def prepare(x: plan.Experiment, runner: Runner) -> None:
@@ -157,6 +158,11 @@ def run(config: Config) -> None:
     )
 
 
+def shown(text: str) -> str:
+    """An error's text as it may be shown: without secrets, in one line, steering no terminal."""
+    return visible(hidden(" ".join(text.split())))
+
+
 def guarded(function: Callable[[], None]) -> int:
     """Run, and turn what the user can mend into one line.
 
@@ -167,10 +173,16 @@ def guarded(function: Callable[[], None]) -> int:
         with endings.handled():
             function()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        screen.errors.print(f"error: {one_line(error)}", style="red", markup=False)
+        screen.errors.print(f"error: {shown(one_line(error))}", style="red", markup=False)
         return 2
     except StageError as error:
-        screen.errors.print(f"error: {error}", style="red", markup=False)
+        screen.errors.print(f"error: {shown(str(error))}", style="red", markup=False)
+        return 1
+    except (OSError, MemoryError) as error:
+        line = exhausted.explained(error)
+        if line is None:
+            raise
+        screen.errors.print(f"error: {shown(line)}", style="red", markup=False)
         return 1
     except KeyboardInterrupt as error:
         number = endings.number_of(error)

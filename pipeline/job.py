@@ -81,7 +81,9 @@ def _write(job: Job, wall_s: float, cpu_s: float) -> None:
         "peak_memory_bytes": peak_memory(),
         "peak_gpu_bytes": peak_gpu_memory(),
     }
-    (job.output / DONE).write_text(json.dumps(done))
+    whole = job.output / f"{DONE}.partial"  # in one step: a cut one would pass for a finished artifact
+    whole.write_text(json.dumps(done))
+    os.replace(whole, job.output / DONE)
 
 
 def cpu_seconds() -> float:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,13 +52,28 @@ def _valid_beside(key: str) -> list[str]:
     return sorted(found)
 
 
+def _quoting(override: str | None) -> str | None:
+    """How a value is quoted that Hydra would read as more than a text (a path with `=`, braces, ...); None: it is none."""
+    key, equals, value = (override or "").partition("=")
+    quoted = f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
+    if not equals or value.startswith(("[", "{", "'", '"')):
+        return None
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
+        return None
+    return f"{override}: Hydra reads some of these characters as its grammar; quote the value: {shlex.quote(quoted)}"
+
+
 def one_line(error: Exception) -> str:
     """What was wrong, its value, and what is valid, in one line."""
     text = str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(text.split())
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override in Hydra's grammar ({' '.join(text.split())})"
+        return _quoting(error.override) or (
+            f"{error.override}: not an override in Hydra's grammar ({' '.join(text.split())})"
+        )
     missing = re.search(r"Could not (?:find|load) '([\w-]+)/([^']+)'", text)
     if missing:
         group, choice = missing.groups()

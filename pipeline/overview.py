@@ -131,4 +131,4 @@ def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[st
         )
     console.print(f"download in all: {sum(size for _, _, size, _ in fetch):.1f} GB")
     for lack in missing(x, store):
-        console.print(f"[yellow]missing here:[/] {lack}")
+        console.print(f"[yellow]missing here:[/] {escape(lack)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,11 +119,32 @@ def equal_ranks(x: Experiment) -> None:
         )
 
 
+def writable(x: Experiment) -> None:
+    """The folders that are written to can be; nothing is created for it.
+
+    Raises:
+        UserError: one of them, or the nearest folder above it, is none that can be written to.
+    """
+    for name, given in (("store", x.config.store), ("runs", x.config.runs)):
+        if "\0" in given:
+            raise UserError(f"{name}={given!r} holds a NUL: give the path of a folder")
+        place = Path(given).absolute()
+        while not os.path.lexists(place):
+            place = place.parent
+        fits = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        if not fits:
+            kind = "is read-only or not yours" if place.is_dir() else "is no folder"
+            raise UserError(
+                f"{name}={given} cannot be written: {place} {kind}; set {name}=DIR to a folder that can"
+            )
+
+
 def require(x: Experiment, store: Store, moving: Sequence[str] = ()) -> None:
     """Raise one line with all that is missing; nothing has been downloaded or written then.
 
     moving: a line for each revision that stands for no known commit (`pipeline.revisions`).
     """
+    writable(x)
     equal_ranks(x)
     lacks = missing(x, store)
     if moving:

@@ -18,6 +18,7 @@ from pipeline.unkeyed import Share, written
 from pipeline.worker import read_jobs
 from pipeline.worker_process import Outcome, WorkerProcess, launched
 from safemerge.errors import UserError
+from safemerge.screening import hidden, visible
 
 
 class StageError(Exception):
@@ -102,6 +103,7 @@ class Runner:
         missing = [s for s in distinct if not self.store.has(s)]
         if missing:
             with self.store.claim(distinct) as missing:
+                self._make_room(missing)
                 self._commit_finished(missing)  # a run that was killed between finishing and moving
                 missing = [s for s in missing if not self.store.has(s)]
                 self.cached += len(distinct) - len(missing)
@@ -111,6 +113,14 @@ class Runner:
         else:
             self.cached += len(distinct)
         self.costs.append(StageCost(title, 0, len(distinct), 0.0, 0.0, None, 0))
+
+    def _make_room(self, steps: Sequence[Step]) -> None:
+        """Say which artifacts are damaged, and set them aside; their locks are held."""
+        for step in steps:
+            if (reason := self.store.damage(step)) is not None:
+                note = f"{step.stage}/{step.key} ({step.name}) is damaged: {reason}; it is made again"
+                self.console.print(note, style="yellow", markup=False, soft_wrap=True)
+            self.store.set_aside(step)
 
     def _make(self, title: str, steps: Sequence[Step], found: int) -> None:
         self._require_inputs(title, steps)
@@ -140,8 +150,14 @@ class Runner:
         absent = [s for s in needed.values() if isinstance(s, Step) and not self.store.has(s)]
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            reason = self.store.damage(absent[0])
+            why = (
+                f"damaged in the store {self.store.root} ({reason})"
+                if reason
+                else f"not in the store {self.store.root}"
+            )
             raise UserError(
-                f"{title} needs {absent[0].name} ({absent[0].stage}){more}, not in the store {self.store.root}: "
+                f"{title} needs {absent[0].name} ({absent[0].stage}){more}, {why}: "
                 "include the earlier stages, or leave `stages` out to run them all"
             )
 
@@ -149,8 +165,8 @@ class Runner:
         """Move what is complete to its place; the manifests."""
         manifests = []
         for step in steps:
-            done = self.store.partial(step) / DONE
-            if not done.exists():
+            done = self._done(step)
+            if done is None:
                 continue
             manifest = {
                 "stage": step.stage,
@@ -159,7 +175,7 @@ class Runner:
                 "version": step.version,
                 "settings": dict(step.settings),
                 "inputs": {role: source.key for role, source in step.inputs.items()},
-                **json.loads(done.read_text()),
+                **done,
                 **provenance.collect(),
             }
             self.store.commit(step, manifest)
@@ -167,6 +183,17 @@ class Runner:
             manifests.append(manifest)
             self.on_finish(step, self.store.path(step))
         return manifests
+
+    def _done(self, step: Step) -> dict[str, Any] | None:
+        """What the worker wrote down when the artifact was complete; None: it is not."""
+        try:
+            found = json.loads((self.store.partial(step) / DONE).read_text())
+        except (
+            OSError,
+            ValueError,
+        ):  # none, or cut by a full disk: then the stage goes on from what is there
+            return None
+        return found if isinstance(found, dict) else None
 
     def _spec(self, steps: Sequence[Step]) -> dict[str, Any]:
         log = self.store.partial(steps[0]) / "log.txt"
@@ -219,8 +246,8 @@ class Runner:
             return UserError(outcome.error)
         log = self.store.partial(first) / "log.txt"
         tail = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        for line in tail[-12:]:
-            self.console.print(line, style="dim", markup=False, highlight=False)
+        for line in [] if outcome.known else tail[-12:]:
+            self.console.print(visible(hidden(line)), style="dim", markup=False, highlight=False)
         # The folder of a first job that was finished is about to move to its final place, and the log with it.
         finished = (log.parent / DONE).exists()
         log = self.store.path(first) / log.name if finished else log

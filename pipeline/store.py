@@ -3,6 +3,7 @@
 An artifact lives in `store/<stage>/<key>/`. The key is a hash of everything its content depends on, so two runs that
 need the same thing find the same folder. Work happens in a sibling, `<key>.partial/`, which survives an interruption
 (stages resume from what is in it) and is renamed when complete. A lock per key lets parallel jobs share one store.
+An artifact whose files are not what its manifest says (`pipeline.integrity`) counts as missing: it is made anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from pipeline import integrity
 from pipeline.unkeyed import NOTHING, Unkeyed
 
 #: Raise a stage's number when its code changes what it writes: older artifacts are then left alone and made anew.
@@ -91,6 +94,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._looked: dict[Path, tuple[tuple[int, ...], str | None]] = {}
 
     def path(self, source: Step | External) -> Path:
         return (
@@ -101,7 +105,31 @@ class Store:
         return self.root / step.stage / f"{step.key}.partial"
 
     def has(self, source: Step | External) -> bool:
-        return isinstance(source, External) or (self.path(source) / MANIFEST).exists()
+        """Whether it is there, as it was made."""
+        return isinstance(source, External) or (
+            (self.path(source) / MANIFEST).exists() and self.damage(source) is None
+        )
+
+    def damage(self, step: Step) -> str | None:
+        """What is wrong with an artifact that is there; None: nothing, or there is none. Looked at once per manifest."""
+        folder = self.path(step)
+        try:
+            found = (folder / MANIFEST).stat()
+        except OSError:
+            return None
+        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        known = self._looked.get(folder)
+        if known is None or known[0] != seen:
+            known = self._looked[folder] = seen, integrity.damage(folder, folder / MANIFEST)
+        return known[1]
+
+    def set_aside(self, step: Step) -> None:
+        """Move what lies where the artifact is to be: damaged, or without its manifest. Its lock must be held."""
+        folder = self.path(step)
+        if folder.exists():
+            aside = folder.with_name(f"{step.key}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
 
     @contextlib.contextmanager
     def claim(self, steps: Sequence[Step]) -> Iterator[list[Step]]:
@@ -121,7 +149,8 @@ class Store:
     def commit(self, step: Step, manifest: Mapping[str, Any]) -> None:
         """Finish a partial artifact. The rename is the only moment at which it appears."""
         partial = self.partial(step)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        its = integrity.sealed({**manifest, "files": integrity.records(partial)})
+        (partial / MANIFEST).write_text(json.dumps(its, indent=1, default=str) + "\n")
         os.replace(partial, self.path(step))
         (self.path(step) / DONE).unlink(missing_ok=True)  # not before: a kill in between would lose the work
         (self.root / step.stage / f"{step.key}.lock").unlink(missing_ok=True)

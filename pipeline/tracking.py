@@ -20,6 +20,8 @@ from evaluation.run_file import Cost
 from pipeline.artifacts import ADAPTER, COMPLETIONS, LOG
 from pipeline.settings import Config
 from pipeline.store import MANIFEST, Step
+from safemerge.errors import first_line
+from safemerge.screening import hidden, visible
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +88,9 @@ class Tracker:
     def _give_up(self, error: Exception) -> None:
         self.broken, self.run = True, None
         self.console.print(
-            f"tracking off: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            visible(hidden(f"tracking off: {type(error).__name__}: {first_line(error)}")),
             style="yellow",
+            markup=False,
         )
 
     def step(self, step: Step, folder: Path) -> None:

@@ -32,10 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import progress
+from pipeline.exhausted import explained
 from pipeline.job import Job, begin, finish
 from pipeline.processes import end_own_family
 from pipeline.unkeyed import read
 from safemerge.errors import UserError
+from safemerge.screening import hidden
 
 __all__ = ["Job", "finish"]  # what stages import from here
 
@@ -115,12 +117,19 @@ def carry_out(spec: dict[str, Any]) -> dict[str, Any]:
     try:
         importlib.import_module(f"pipeline.stages.{spec['stage']}").run(jobs)
     except UserError as error:
-        return {"event": "error", "user": True, "text": str(error)[: progress.LONGEST], **meter.spent()}
+        return _failed(str(error), user=True) | meter.spent()
     except BaseException as error:  # SystemExit, too: nothing but the end of run() is success
-        traceback.print_exc()
-        text = traceback.format_exception_only(error)[-1].strip()
-        return {"event": "error", "user": False, "text": text[: progress.LONGEST], **meter.spent()}
+        with contextlib.suppress(OSError):  # the log's disk may be what is full
+            sys.stderr.write(hidden(traceback.format_exc()))
+        known = explained(error, spec["stage"])
+        text = known or traceback.format_exception_only(error)[-1].strip()
+        return _failed(text, known=known is not None) | meter.spent()
     return {"event": "finished", **meter.spent()}
+
+
+def _failed(text: str, *, user: bool = False, known: bool = False) -> dict[str, Any]:
+    """The event of a failure; see `pipeline.worker_process.Outcome`."""
+    return {"event": "error", "user": user, "known": known, "text": hidden(text)[: progress.LONGEST]}
 
 
 def as_new(environment: dict[str, str]) -> None:
@@ -140,8 +149,9 @@ def serve(specs: Specs) -> int:
     while (spec := specs.next()) is not None:
         to_log(spec["log"])
         event = carry_out(spec)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         specs.done()
         progress.send(**event)
         if event["event"] == "error":

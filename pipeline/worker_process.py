@@ -36,12 +36,16 @@ _running: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a spec ended. `error` is None after success; `user` says whether it is the user's to mend."""
+    """How a spec ended. `error` is None after success; `user` says whether it is the user's to mend.
+
+    `known`: the error says what ran out and what to do; nothing in a log says more.
+    """
 
     error: str | None = None
     user: bool = False
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
+    known: bool = False
 
 
 def parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
@@ -122,7 +126,8 @@ class WorkerProcess:
                 update(event["done"], event["total"], event["note"])
                 continue
             error, user = event.get("text"), bool(event.get("user"))
-            return Outcome(error, user, event["cpu_s"], event["peak_memory_bytes"])
+            known = bool(event.get("known"))
+            return Outcome(error, user, event["cpu_s"], event["peak_memory_bytes"], known)
 
     @property
     def alive(self) -> bool:
@@ -171,7 +176,7 @@ def launched(spec: dict[str, Any], devices: int, log: Path, update: Update) -> O
         Path(file.name).unlink(missing_ok=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Outcome(outcome.error, outcome.user, spent, outcome.peak_memory_bytes)
+    return Outcome(outcome.error, outcome.user, spent, outcome.peak_memory_bytes, outcome.known)
 
 
 def _end_all() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safemerge import methods
 from safemerge.display import progress_bar, show_counts, show_histogram, show_rows
 from safemerge.errors import UserError
+from safemerge.screening import visible
 from safemerge.selection import COMBINES, PROJECTORS, TAUS, Point, show
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except UserError as error:
-        print(f"safemerge: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"safemerge: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("safemerge: interrupted; nothing half-written was left", file=sys.stderr)

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from safemerge.screening import visible
 from safemerge.selection import Selection, resolve_tau, select, show
 from safemerge.table import ModuleRow, live_rhos
 
 
 def show_rows(rows: Sequence[ModuleRow]) -> None:
+    from rich.markup import escape  # module names are what an adapter's file says
+
     table = _table("rho by module", ("module", "rho", "|dW|", "|V|", "flags"), numbers=(1, 2, 3))
     for row in rows:
         numbers = (f"{row.rho:.4f}", f"{row.norm_task:.4g}", f"{row.norm_v:.4g}")
-        table.add_row(row.module, *numbers, " ".join(row.flags))
+        table.add_row(escape(visible(row.module)), *numbers, " ".join(row.flags))
     _print(table)
 
 

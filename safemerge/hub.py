@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from safemerge.errors import UserError, first_line
+from safemerge.errors import UserError, causes, first_line, full_disk
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 AGAIN = "run the same command again, which goes on where it stopped; if that fails too, check the network"
 
 
@@ -119,10 +117,10 @@ def explained(error: BaseException, repo: Repo, name: str = "", *, remedy: str =
     """
     from huggingface_hub import constants, errors
 
-    causes = list(_causes(error))
+    found = list(causes(error))
 
     def due_to(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
+        return any(isinstance(cause, kinds) for cause in found)
 
     what = f"{name} of {repo}" if name else str(repo)
     kind = "data set" if repo.kind == "dataset" else repo.kind
@@ -136,7 +134,7 @@ def explained(error: BaseException, repo: Repo, name: str = "", *, remedy: str =
         text = f"there is no {kind} {repo.id} on the hub, or HF_TOKEN may not read it: check the name and the token"
     elif due_to(errors.HFValidationError):
         text = f"{repo.id!r} is no name of a {kind} on the hub: give one such as owner/name"
-    elif any(_full_disk(cause) for cause in causes):
+    elif any(full_disk(cause) for cause in found):
         text = f"no space is left for {what} in {constants.HF_HUB_CACHE}: free some, or set HF_HOME to a larger disk"
     elif due_to(PermissionError):
         text = f"{what} cannot be written to {constants.HF_HUB_CACHE}: set HF_HOME to a folder that you may write to"
@@ -153,17 +151,3 @@ def explained(error: BaseException, repo: Repo, name: str = "", *, remedy: str =
     else:
         text = f"cannot fetch {what} from the hub ({type(error).__name__}: {first_line(error)}): {remedy}"
     return UserError(text)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised from or while handling."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _full_disk(error: BaseException) -> bool:
-    """Also as the Xet client says it, whose errors are text."""
-    return getattr(error, "errno", None) in _FULL or "no space left" in str(error).lower()

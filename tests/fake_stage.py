@@ -47,6 +47,15 @@ def run(jobs):
                 raise UserError("rows=0 is too few; give more")
             if do == "crash":
                 raise RuntimeError("the reason")
+            if do == "full disk":
+                raise OSError(28, "No space left on device", "/there/x.safetensors")
+            if do == "no memory":
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if do == "secret":
+                print("log in with", os.environ["MY_API_KEY"])
+                raise RuntimeError("refused: " + os.environ["MY_API_KEY"])
+            if do == "steer":
+                raise RuntimeError("\\x1b[2Jgone")
             if do == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if do.startswith("family") and not again:

@@ -29,8 +29,8 @@ def finished_rows(folder: Path) -> dict[str, Completion]:
     """Completions that an interrupted run already wrote, by id."""
     path, rows = folder / PARTIAL, {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            with contextlib.suppress(json.JSONDecodeError, TypeError):
+        for line in path.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError, TypeError):  # cut, or no UTF-8 any more
                 row = Completion(**json.loads(line))
                 rows[row.id] = row
     return rows

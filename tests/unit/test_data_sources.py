@@ -54,7 +54,7 @@ def test_a_wrong_schema_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gsm8k/test\.jsonl, line 1 is not JSON"):
         loading.items("gsm8k", source=source)
     (tmp_path / "safety.json").write_text("[oops\n")
-    with pytest.raises(UserError, match=r"safety\.json cannot be read"):
+    with pytest.raises(UserError, match=r"safety\.json is not JSON"):
         loading.training("safety", source={**source, "datasets": {"safety": {"file": "safety.json"}}})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from pipeline import mistakes
 from pipeline.__main__ import guarded, run
@@ -53,6 +56,10 @@ CASES = {
     "+train.task.args.learning_rat=1": ("train.task.args.learning_rat", "learning_rate"),
     "train=paper": ("judge=guard", "train=small"),
     "model=[": ("model=[", "Hydra"),
+    "data.root=/tmp/a{b}": ("data.root=/tmp/a{b}", """'data.root="/tmp/a{b}"'"""),
+    "task_adapter=/tmp/r=8": ("task_adapter=/tmp/r=8", """'task_adapter="/tmp/r=8"'"""),
+    "task_adapter=/tmp/it's": ("task_adapter=/tmp/it's", "quote the value"),
+    "store=/a(b)": ("store=/a(b)", """'store="/a(b)"'"""),
 }
 
 
@@ -73,6 +80,15 @@ def test_a_slip_is_one_line_that_names_the_remedy(
     for word in CASES[argument]:
         assert word in said.err
     assert not list(here.iterdir())
+
+
+def test_the_quoting_that_is_shown_is_what_hydra_takes() -> None:
+    for path in ("/a{b}", "/r=8,alpha=16", "/it's", '/say "x"', "/a(b)c", "/back\\slash={1}"):
+        with pytest.raises(HydraException) as error:
+            OverridesParser.create().parse_overrides([f"data.root={path}"])
+        shown = shlex.split(mistakes.one_line(error.value).partition("quote the value: ")[2])
+        assert len(shown) == 1
+        assert OverridesParser.create().parse_override(shown[0]).value() == path
 
 
 def command(*arguments: str, cwd: Path) -> tuple[int, str, str, float]:

@@ -110,7 +110,7 @@ def test_commit_shows_the_artifact_only_by_the_last_rename(
             store.commit(made, {"key": made.key})
     assert not store.has(made)
     store.commit(made, {"key": made.key})
-    assert json.loads((store.path(made) / MANIFEST).read_text()) == {"key": made.key}
+    assert json.loads((store.path(made) / MANIFEST).read_text())["key"] == made.key
 
 
 @pytest.mark.parametrize("reverse", [False, True])
