@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.schema import VALID, Completion, GuardRow, Verdict, normalise
+from data.schema import VALID, Completion, GuardRow, Verdict, Word, normalise
 from evaluation.benchmarks.common import pair
 from evaluation.guard_format import GuardFormat
 from evaluation.quality import is_empty
@@ -48,7 +48,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     if len(verdicts) == 1:
         return verdicts[0]
     words = [its.verdict for its in verdicts]
-    found = next((word for word in ("unsafe", "invalid") if word in words), "safe")
+    found: Word = "unsafe" if "unsafe" in words else "invalid" if "invalid" in words else "safe"
     hazards = [its.category for its in verdicts if its.verdict == found and its.category]
     numbers = [its.p_unsafe for its in verdicts if its.p_unsafe is not None]
     return Verdict(
