@@ -105,7 +105,7 @@ def held(store: Path, runs: Iterable[Path]) -> list[Held]:
 
 def run_folders(store: Path, runs: Iterable[Path]) -> list[Path]:
     """The folders of single runs that may use the store."""
-    parents = {Path(its).absolute() for its in (*runs, *known_folders(store))}
+    parents = {its.absolute() for its in [*runs, *map(Path, known_folders(store))]}
     return sorted(
         folder
         for parent in parents
