@@ -8,7 +8,7 @@ export PYTHON BACKEND TORCH_INDEX INSTALLER
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce doctor plan sweep test check unit recipe format bench report lock clean ready
+.PHONY: help setup reproduce doctor plan sweep store test check unit recipe format bench report lock clean ready
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -34,6 +34,9 @@ sweep: ready ## the experiment for seeds 0, 1 and 2, and one report over them
 
 report: ready ## the report again, from what is already there
 	@$(PY) -m pipeline $(CHOICES) 'stages=[report]'
+
+store: ready ## what lies in the store, its size, age and users; ARGS=prune, "export RUN FILE.tar.gz", "import FILE.tar.gz"
+	@$(PY) -m pipeline.housekeeping $(or $(ARGS),list)
 
 test: check unit recipe ## check, then the unit tests, then the whole pipeline on the tiny model
 

@@ -6,6 +6,7 @@ Both take token ids (never strings) and give the same rows, so artifacts do not 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -66,8 +67,6 @@ def stop_ids(model: str, tokenizer: Any) -> list[int]:
 
 def adapter_rank(folder: Path) -> int:
     """The LoRA rank that a PEFT folder declares."""
-    import json
-
     return int(json.loads((folder / "adapter_config.json").read_text())["r"])
 
 
@@ -91,6 +90,7 @@ def generate(
     Raises:
         UserError: the backend is not installed, or a prompt does not fit the model.
     """
+    check_fits(model, requests)
     if backend == "transformers":
         from evaluation import transformers_engine
 
@@ -119,6 +119,35 @@ def generate(
     finally:
         del llm
         _clean()
+
+
+def longest_context(model: str) -> int | None:
+    """Tokens that a model takes, prompt and reply together; None where its config.json does not say it plainly."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    config = config.get("text_config") or config
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) not in ("default", "llama3"):
+        return None  # others stretch it
+    limit = config.get("max_position_embeddings")
+    return limit if isinstance(limit, int) else None
+
+
+def check_fits(model: str, requests: list[Request]) -> None:
+    """Every prompt and its reply fit into the model's context.
+
+    Raises:
+        UserError: one does not, with its length.
+    """
+    limit = longest_context(model)
+    long = max(requests, key=lambda r: len(r.prompt_ids) + r.max_tokens, default=None)
+    if limit is not None and long is not None and len(long.prompt_ids) + long.max_tokens > limit:
+        raise UserError(
+            f"the prompt {long.item or long.key} has {len(long.prompt_ids)} tokens and its reply up to {long.max_tokens}, "
+            f"but {model} takes {limit} together: shorten or remove it, or lower generation.max_tokens"
+        )
 
 
 def _clean() -> None:
@@ -181,7 +210,7 @@ def _vllm(
         model=model,
         dtype=dtype,
         enforce_eager=not cuda,
-        max_model_len=longest + 8,
+        max_model_len=min(longest + 8, longest_context(model) or longest + 8),
         max_num_seqs=max_num_seqs,
         seed=0,
         disable_log_stats=True,

@@ -6,6 +6,7 @@ The HTML is one offline file; whatever a model wrote stays text in it.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -141,7 +142,9 @@ def render_html(
         }
         for index, group in enumerate(groups)
     ]
+    css, js = ((TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return env.get_template("report.html.j2").render(
+        policy=content_policy(css, js),
         groups=content,
         failures=failures(groups),
         notes=[note.replace("*", "") for note in all_notes(groups)],
@@ -150,9 +153,20 @@ def render_html(
         provenance=provenance_table(runs),
         costs=costs_table(runs),
         configs=[(run.run, json.dumps(plain(run.config), indent=2, ensure_ascii=False)) for run in runs],
-        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        js=(TEMPLATES / "report.js").read_text(encoding="utf-8"),
+        css=css,
+        js=js,
         data=script_json(browser),
+    )
+
+
+def content_policy(css: str, js: str) -> str:
+    """What the page may load and run: its own pictures, this style and this script, by their hashes, and nothing else."""
+    style, script = (
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (css, js)
+    )
+    return (
+        f"default-src 'none'; img-src data:; style-src {style}; script-src {script}; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 

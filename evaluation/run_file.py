@@ -221,7 +221,7 @@ def read_run(path: Path) -> RunFile:
         UserError: there is none, or it is not of this version's form.
     """
     try:
-        return RunFile.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunFile.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror}; give the run.json of a finished run"

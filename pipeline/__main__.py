@@ -140,7 +140,7 @@ def run(config: Config) -> None:
         f"[bold]{name}[/]  (store {config.store}; safe to interrupt; rerun the same command to resume)"
     )
     tracker = Tracker(config, name, screen.console)
-    runner = Runner(store, screen.console, tracker.step)
+    runner = Runner(store, screen.console, tracker.step, folder=Path(config.runs).absolute() / name)
     code = 1
     try:
         for stage, function in STAGES.items():

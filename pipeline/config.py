@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -200,8 +201,46 @@ def _check_open(config: Config) -> None:
     check_names("task.dataset=", [config.task.dataset], trains, "data set with training rows")
 
 
+#: Arguments of TRL's that the training itself decides, and those that would write outside its folder.
+DECIDED = (
+    *(
+        "output_dir",
+        "logging_dir",
+        "seed",
+        "data_seed",
+        "completion_only_loss",
+        "save_strategy",
+        "save_total_limit",
+    ),
+    *("report_to", "disable_tqdm", "use_cpu", "push_to_hub"),
+)
+WHOLE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "logging_steps",
+    "save_steps",
+)
+POSITIVE = (*WHOLE, "learning_rate", "num_train_epochs")
+
+
+def _check_values(where: str, args: Mapping[str, Any]) -> None:
+    """What would end a training in a traceback, after all that came before it."""
+    for name, value in args.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}.{name}={value}: give a finite number")
+        if name in DECIDED:
+            raise UserError(f"{where}.{name}={value}: the training sets {name} itself; leave it out")
+        if name in WHOLE and not (number and float(value).is_integer() and value > 0):
+            raise UserError(f"{where}.{name}={value}: give a whole number above 0")
+        if name in POSITIVE and not (number and value > 0):
+            raise UserError(f"{where}.{name}={value}: give a number above 0")
+
+
 def _check_training(config: Config) -> None:
     """The arguments of the trainings: TRL's own names, none that another setting decides."""
+    _check_values("train.args", config.train.args)
     for setting in ("bf16", "fp16"):
         if setting in config.train.args:
             raise UserError(
@@ -224,6 +263,7 @@ def _check_training(config: Config) -> None:
         )
     for role in ("task", "safety", "safeinstruct", "align", "guard"):
         section = getattr(config.train, role)
+        _check_values(f"train.{role}.args", section.args if section else {})
         for key in section.args if section else {}:
             if key not in config.train.args:
                 near = difflib.get_close_matches(key, config.train.args, n=3)

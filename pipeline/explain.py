@@ -79,13 +79,19 @@ def explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             if got
             else f"{where}: no such thing; {_closest(loc)}"
         )
-    return f"{where}={first['input']!r}: {first['msg'][:1].lower() + first['msg'][1:]}"
+    # A key may stand there by mistake; one in an address is refused by its own check.
+    secret = where.endswith("api_key_env") or "password" in first["msg"]
+    shown = "..." if secret else repr(first["input"])
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}={shown}: {said[:1].lower() + said[1:]}"
 
 
 def _without_tags(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
     """pydantic names the member of a union in the path (base, gguf, vocab_size); users do not."""
     path: list[Any] = []
     for i, part in enumerate(loc):
+        if isinstance(part, str) and i and not isinstance(values, Mapping):
+            continue  # which of a setting's types pydantic had tried
         kind = values.get("kind") if isinstance(values, Mapping) else None
         if part == kind and i < len(loc) - 1 and part not in values:
             continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +17,7 @@ from pipeline.costs import StageCost
 from pipeline.precision import cuda_capability
 from pipeline.store import DONE, Step, Store
 from pipeline.unkeyed import Share, written
+from pipeline.usage import Uses
 from pipeline.worker import read_jobs
 from pipeline.worker_process import Outcome, WorkerProcess, launched
 from safemerge.errors import UserError
@@ -67,14 +70,27 @@ def sharing(steps: Sequence[Step]) -> str | None:
     return "vllm" if any(s.settings.get("backend") == "vllm" for s in steps) else "torch"
 
 
+def _without_secrets(log: Path) -> None:
+    """A library may have printed a token; the log stays with the artifact, which others may get."""
+    with contextlib.suppress(OSError):
+        text = log.read_text(errors="surrogateescape")
+        if (clean := hidden(text)) != text:
+            log.write_text(
+                clean, errors="surrogateescape"
+            )  # the same file, to whose end the worker goes on writing
+
+
 class Runner:
     """Makes artifacts and remembers which were made, which were there already and what the stages cost.
 
     To be closed when no more is wanted: the workers that stages share wait until then.
     """
 
-    def __init__(self, store: Store, console: Console, on_finish: Any = None) -> None:
+    def __init__(
+        self, store: Store, console: Console, on_finish: Any = None, *, folder: Path | None = None
+    ) -> None:
         self.store, self.console = store, console
+        self.uses = Uses(folder, store.root)  # noted in the run's folder
         self.on_finish = on_finish or (lambda step, folder: None)
         self.made: list[Step] = []
         self.cached = 0
@@ -100,6 +116,7 @@ class Runner:
             StageError: the worker failed otherwise. What it had finished is kept.
         """
         distinct = list({s.key: s for s in steps}.values())
+        self.uses.add(f"{s.stage}/{s.key}" for s in distinct)
         missing = [s for s in distinct if not self.store.has(s)]
         if missing:
             with self.store.claim(distinct) as missing:
@@ -136,6 +153,9 @@ class Runner:
         finally:
             wall = time.monotonic() - start
             made = self._commit_finished(steps)
+            for step in steps:
+                with contextlib.suppress(OSError):  # only one in which nothing was written
+                    self.store.partial(step).rmdir()
             counted = [m["tokens"] for m in made if m.get("tokens") is not None]
             tokens = sum(counted) if counted else None
             peak = max([outcome.peak_memory_bytes, *(m.get("peak_memory_bytes", 0) for m in made)])
@@ -220,7 +240,10 @@ class Runner:
         spec, log = self._spec(steps), self.store.partial(steps[0]) / "log.txt"
         devices = max(_devices(s) for s in steps)
         if devices > 1:
-            return launched(spec, devices, log, update)
+            try:
+                return launched(spec, devices, log, update)
+            finally:
+                _without_secrets(log)
         share = sharing(steps)
         worker = self._kept.pop(share, None) if share else None
         if worker is not None and not worker.alive:
@@ -232,6 +255,7 @@ class Runner:
             outcome = worker.run(spec, update)
             sound = outcome.error is None
         finally:
+            _without_secrets(log)
             if not sound:  # interrupted or failed: what the stage left behind in the process is not built on
                 worker.end()
             elif share:

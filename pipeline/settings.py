@@ -6,6 +6,7 @@ A node with `kind` has the fields of that kind and no others, so that a setting 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -15,10 +16,13 @@ from evaluation.run_file import Display, Role
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Count = Annotated[int, Field(gt=0)]
+#: Becomes a part of a folder's name, so it names no other folder.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*$", max_length=100)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # strict: true is not 1, and 8.0 no whole number.
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False, strict=True)
 
 
 class HubMember(Section):
@@ -74,7 +78,7 @@ Member = Annotated[
 
 
 class Model(Section):
-    name: str
+    name: Name
     note: str = ""  # what readers of its numbers must know
     parameters: float = Field(gt=0)
     system_prompt: str | None
@@ -83,7 +87,7 @@ class Model(Section):
 
 
 class Task(Section):
-    name: str
+    name: Name
     dataset: str
 
 
@@ -120,7 +124,7 @@ class Lora(Section):
     r: int = Field(ge=1, le=1024)
     lora_alpha: float = Field(gt=0)
     lora_dropout: float = Field(ge=0, lt=1)
-    target_modules: Annotated[list[str], Field(min_length=1)] | str
+    target_modules: Annotated[list[str], Field(min_length=1)] | Annotated[str, Field(min_length=1)]
     use_rslora: bool
 
 
@@ -177,7 +181,7 @@ class JudgeSection(Section):
 class ThresholdSection(JudgeSection):
     """A judge that gives P(unsafe): from this value on its verdict is unsafe."""
 
-    threshold: float | str = 0.5
+    threshold: Annotated[float, Field(allow_inf_nan=True)] | str = 0.5  # the validator says more
 
     @field_validator("threshold")
     @classmethod
@@ -215,13 +219,29 @@ class PhrasesJudge(JudgeSection):
 class ServerJudge(JudgeSection):
     kind: Literal["api"]
     id: str = Field(min_length=1)
-    base_url: str = Field(min_length=1)
-    api_key_env: str
+    base_url: str
+    api_key_env: str = Field(
+        pattern="^[A-Za-z_][A-Za-z0-9_]*$"
+    )  # the name of a variable, never the key itself
     attempts: Count
     parallel: Count
     timeout_s: float = Field(gt=0)
-    price: tuple[float, float]
+    price: Annotated[tuple[float, float], Field(strict=False)]
     max_tokens: Count
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        try:
+            found = urlsplit(value)
+            fits = found.scheme in ("http", "https") and found.hostname and found.port != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError("must be the address of a server, such as http://127.0.0.1:8000/v1")
+        if found.username or found.password:  # manifests, run.json and W&B hold the settings
+            raise ValueError("must hold no password: put the key into the variable that api_key_env names")
+        return value
 
 
 Judge = Annotated[
@@ -272,7 +292,7 @@ class Tracking(Section):
 class Config(Section):
     """The whole experiment, resolved."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**31)  # numpy takes 32 bits, and roles add to it
     stages: list[StageName] = Field(min_length=1)
     dry_run: bool
     task_adapter: str | None
@@ -286,7 +306,7 @@ class Config(Section):
     generation: Generation
     benchmark: dict[str, Benchmark]
     judge: dict[str, Judge]
-    method: dict[str, Method]
+    method: dict[str, Method] = Field(min_length=1)
     task: Task
     model: Model
     tracking: Tracking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from data import loading
@@ -152,8 +153,23 @@ def external(name: str, path: str | None) -> External | None:
     if path is None:
         return None
     folder = Path(path)
-    if not (folder / ADAPTER).exists():
+    if not (folder / ADAPTER).is_file():
         raise UserError(
             f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder"
+        )
+    try:
+        declared = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{name}={path}: {ADAPTER} cannot be read ({error}); save the adapter again"
+        ) from error
+    if not isinstance(declared, dict) or declared.get("peft_type") != "LORA":
+        kind = declared.get("peft_type") if isinstance(declared, dict) else type(declared).__name__
+        raise UserError(
+            f"{name}={path}: {ADAPTER} declares {kind}, not LORA; only LoRA adapters can be merged"
+        )
+    if not any((folder / file).is_file() for file in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise UserError(
+            f"{name}={path}: no adapter_model.safetensors there; was the adapter saved after training?"
         )
     return External(name, folder)

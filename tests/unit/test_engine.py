@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from evaluation.engine import Request, generate, stop_ids
+from evaluation.engine import Request, check_fits, generate, stop_ids
+from safemerge.errors import UserError
 from tests.pico import VOCAB, build_model
 
 PROMPTS = {name: [3 + i, 5 + 2 * i, 7] for i, name in enumerate("abcde")}
@@ -100,3 +102,19 @@ def _copy(folder: Path, tmp_path: Path, **settings: Any) -> Path:
     shutil.copytree(folder, here)
     GenerationConfig(**settings).save_pretrained(here)
     return here
+
+
+def test_a_prompt_that_is_longer_than_the_model_takes_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    """It was a traceback out of the engine, after it had loaded."""
+    config: dict[str, object] = {"max_position_embeddings": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rows = [Request("a", [1] * 8, 8), Request("0:b", [1] * 250_000, 8, item="gsm8k/test/7")]
+    for backend in ("vllm", "transformers"):
+        with pytest.raises(
+            UserError, match=r"gsm8k/test/7 has 250000 tokens .* takes 1024 together: shorten"
+        ):
+            next(generate(str(tmp_path), rows, backend=backend, dtype="float32"))
+    check_fits(str(tmp_path), [Request("a", [1] * 1016, 8)])
+    for stretched in ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, {"max_position_embeddings": None}):
+        (tmp_path / "config.json").write_text(json.dumps(config | stretched))
+        check_fits(str(tmp_path), rows)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import html
 import json
 import re
 import shutil
@@ -107,6 +110,13 @@ def test_markdown_holds_what_a_reviewer_asks_for(summary):
         and "SafeLoRA ⚠" not in text
     )
     assert "<script" not in text
+
+
+def test_the_page_runs_its_own_script_alone(summary):
+    text = html.unescape((summary.folder / "report.html").read_text())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "unsafe" not in policy and policy.startswith("default-src 'none'; ")
+    assert "base-uri 'none'" in policy and "form-action 'none'" in policy
 
 
 def test_html_escapes_every_model_output(summary):
@@ -235,7 +245,7 @@ def test_report_in_a_real_browser(summary, tmp_path):
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if not browser:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
-    probe = """<script>
+    probe = """
     document.querySelectorAll("th")[3].click();
     var state = {
       pwned: window.pwned === 1, cards: document.querySelectorAll(".card").length,
@@ -248,10 +258,18 @@ def test_report_in_a_real_browser(summary, tmp_path):
     document.getElementById("f-text").value = "no such text";
     document.getElementById("f-text").dispatchEvent(new Event("input"));
     state.none = document.getElementById("count").textContent;
+    state.injected = window.injected === 1;
+    state.coloured = document.body.style.color + getComputedStyle(document.querySelector("h1")).color;
     document.title = "STATE" + JSON.stringify(state) + "END";
-    </script>"""
+    """
+    # The policy lets the page's own script run, and here the probe; a script that got into the page would not.
+    allowed = base64.b64encode(hashlib.sha256(probe.encode()).digest()).decode()
+    text = (summary.folder / "report.html").read_text()
+    assert text.count("script-src ") == 1
+    text = text.replace("script-src ", f"script-src 'sha256-{allowed}' ")
+    injected = "<script>window.injected = 1</script><style>h1 { color: rgb(1, 2, 3) }</style>"
     copy = tmp_path / "probe.html"
-    copy.write_text((summary.folder / "report.html").read_text().replace("</body>", probe + "</body>"))
+    copy.write_text(text.replace("</body>", f"{injected}<script>{probe}</script></body>"))
     flags = [
         "--headless",
         "--no-sandbox",
@@ -275,6 +293,7 @@ def test_report_in_a_real_browser(summary, tmp_path):
     found = re.search(r"<title>STATE(.*?)END</title>", done.stdout, re.S)
     assert found, done.stderr[-500:]
     state = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert not state["injected"] and "rgb(1, 2, 3)" not in state["coloured"]
     assert not state["pwned"] and state["images"] == 0 and state["evil"]
     assert state["cards"] == 10 and state["sorted"] == "ascending"
     assert re.match(r"[1-9]\d* of 40 prompts", state["changed"])

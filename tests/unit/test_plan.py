@@ -185,7 +185,7 @@ def test_the_two_parts_of_the_safety_rows_are_disjoint() -> None:
 
 def adapter_folder(folder: Path, weights: bytes = b"w") -> Path:
     folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"r": 4}))
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
     (folder / "adapter_model.safetensors").write_bytes(weights)
     return folder
 

@@ -149,6 +149,7 @@ def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
     """Found before the training of the other adapter, not after it."""
     adapter = tmp_path / "mine"
     adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     (adapter / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}'
     )
