@@ -35,9 +35,9 @@ class Repaired:
     """A repaired adapter: where it lies, what was measured, and what was done to it.
 
     tau: the number that the threshold came to, of "n1.5" 1.5, None for methods without one. selected: the names of the
-    modules that were repaired. rank: of every module of the written adapter. svd_error: the largest relative error of a truncation to
-    `rank=`, None without one. shrink: what a projection multiplied the length of its modules' updates by, the median, None
-    for other repairs. notes: what a reader should know, such as modules that only one of the adapters has.
+    modules that were repaired. rank: of every module of the written adapter. svd_error: the largest relative error of a
+    truncation to `rank=`, None without one. shrink: what a projection multiplied the length of its modules' updates by,
+    the median, None for other repairs. notes: what a reader should know, such as modules that only one of the adapters has.
     """
 
     output: Path

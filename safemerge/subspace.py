@@ -110,7 +110,7 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
         return Similarity(0.0, 0.0, norm_task, norm_v, 0.0, flags)
     length = norm64(first[:k])
     basis, r = null.basis(first[k:])
-    right = torch.cat([(first[:k] / (length or 1.0)).T, basis.float()], dim=1)
+    right = torch.cat([(first[:k] / (length or 1.0)).T, basis], dim=1)
     second = torch.empty(d_out, right.shape[1], device=device)  # V [p Q]
     torch.mm(block, right, out=second[rows])  # the last block is still there; on a GPU it is all of V
     for rows in reversed(blocks[:-1]):

@@ -76,14 +76,15 @@ def module_order(module: str) -> tuple[int, int, str]:
 
 
 def write_table(path: Path | str, rows: Iterable[ModuleRow]) -> None:
-    """Write similarity.csv; floats are written so that they read back to the same value."""
+    """Write similarity.csv; floats read back to the same value, unknown ones are empty."""
     with open(path, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
             layer = "" if row.layer is None else row.layer
             numbers = (row.rho, row.null, row.ratio, row.norm_task, row.norm_v, row.norm_projected)
-            writer.writerow((row.module, layer, row.kind, *map(repr, numbers), ";".join(row.flags)))
+            texts = ("" if math.isnan(number) else repr(number) for number in numbers)
+            writer.writerow((row.module, layer, row.kind, *texts, ";".join(row.flags)))
 
 
 def read_table(path: Path | str) -> list[ModuleRow]:
