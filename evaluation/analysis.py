@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from evaluation import criterion, selection, soundness
 from evaluation import measures as continuous
-from evaluation import selection, soundness
 from evaluation.choosing import ChoiceRow, choose_points
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
 from evaluation.headline import CategoryRow, HeadlineRow, categories, headline
@@ -48,6 +48,9 @@ class Group:
     recovery: list[Recovery]
     choices: list[ChoiceRow]
     tests: list[ComparisonRow]
+    controls: list[criterion.ControlRow]
+    nulls: list[criterion.NullRow]
+    kinds: list[criterion.KindRow]
     measure_columns: list[continuous.MeasureColumn]
     measures: list[continuous.MeasureRow]
     measure_tests: list[continuous.MeasureTest]
@@ -125,6 +128,9 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         recovery=recovery(entries, points),
         choices=[choice for _, choices in selected for choice in choices],
         tests=[row for entry, chosen in zip(entries, points, strict=True) for row in tests(entry, chosen)],
+        controls=criterion.controls(entries, points),
+        nulls=criterion.nulls(entries, points),
+        kinds=criterion.kinds(entries, points),
         measure_columns=continuous.columns(first),
         measures=continuous.rows(entries, points, "test"),
         measure_tests=[

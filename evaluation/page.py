@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.schema import Item
-from evaluation import judge_tables, measure_tables, sections
+from evaluation import criterion_tables, judge_tables, measure_tables, sections
 from evaluation.analysis import Group
 from evaluation.choosing import Chosen
 from evaluation.literature import SETTINGS
@@ -31,6 +31,7 @@ CAPTIONS = {
     "pareto": "Utility against harm on the test half; open circles are the whole grid.",
     "tau": "The grid over τ: what the selection looked at, not a result.",
     "heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
+    "null": "ρ per module against its null. Above the line: more of it lies in V's directions than chance puts there.",
     "categories": "Harm per prompt category, selected points.",
     "seeds": "Spread over training seeds.",
     "training": "Training loss.",
@@ -41,6 +42,7 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
     """(section title, its tables) of one group, empty tables left out."""
     found = [
         ("Results", [headline_table(group), sections.recovery_table(group)]),
+        ("The criterion against its controls", [criterion_tables.controls_table(group)]),
         ("The paper's protocol: all prompts", [headline_table(group, paper=True)]),
         (
             "Continuous measures",
@@ -49,6 +51,10 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
         ("Selection", [sections.choices_table(group)]),
         ("Paired tests", [sections.tests_table(group), sections.power_table(group)]),
         ("Categories", [sections.categories_table(group)]),
+        (
+            "The criterion against its null",
+            [criterion_tables.nulls_table(group), criterion_tables.kinds_table(group)],
+        ),
         (
             "Judges",
             [

@@ -8,6 +8,7 @@ python -m evaluation.report RUN_JSON... --output DIR
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -120,6 +121,7 @@ def draw(
             "pareto": figures.pareto(entry, points, folder / f"{stem}pareto"),
             "tau": figures.tau_curve(entry, points, folder / f"{stem}tau_curve"),
             "heatmap": figures.heatmap(entry, ours, folder / f"{stem}rho_heatmap"),
+            "null": figures.null_scatter(entry, ours, folder / f"{stem}rho_null"),
             "categories": figures.category_bars(group, folder / f"{stem}categories"),
             "seeds": figures.seed_spread(group, folder / f"{stem}seeds"),
             "training": figures.training([e for e, _ in members], folder / f"{stem}training"),
@@ -149,17 +151,23 @@ def _similarity(entries: list[Entry], folder: Path) -> None:
     sources = [(e, e.path(e.spec.similarity)) for e in entries if e.spec.similarity]
     if not sources:
         return
-    lines: list[str] = []
+    rows: list[dict[str, str]] = []
+    columns: list[str] = []
     for entry, path in sources:
+        of_run = {"model": entry.spec.model, "task": entry.spec.task, "seed": str(entry.spec.seed)}
         try:
-            head, *body = path.read_text(encoding="utf-8").splitlines()
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                found = [{**(of_run if len(sources) > 1 else {}), **row} for row in reader]
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; run the similarity stage again") from error
-        several = len(sources) > 1
-        lines = lines or [("model,task,seed," if several else "") + head]
-        prefix = f"{entry.spec.model},{entry.spec.task},{entry.spec.seed}," if several else ""
-        lines += [prefix + line for line in body]
-    (folder / "similarity.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows += found
+        # Tables of older versions lack columns, which then stay empty.
+        columns = max(columns, list(found[0]) if found else [], key=len)
+    with (folder / "similarity.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _replace(folder: Path, output: Path) -> None:

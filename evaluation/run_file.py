@@ -95,6 +95,9 @@ class PointRecord(Part):
     alpha: float | None = None
     combine: str | None = None  # of a blend
     draw: int | None = None  # of a random selection
+    rule: str | None = (
+        None  # `safemerge.selection.Rule`: how the modules are selected; None: from before it was recorded
+    )
     merged_modules: int = 0
     modules: int = 0
     selected: list[str] = []

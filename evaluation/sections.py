@@ -171,7 +171,7 @@ def choices_table(group: Group) -> Table:
     controls = (
         "Controls take SafeMERGE's number of modules and α."
         if any(row.display.control for row in group.headline)
-        else "No controls in this run: experiment=controls adds as many modules at random and with the highest ρ."
+        else "No controls in this run: experiment=controls adds as many modules chosen otherwise."
     )
     table = Table(
         "Selected on the development half",

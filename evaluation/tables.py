@@ -13,6 +13,7 @@ from evaluation.analysis import Group
 from evaluation.choosing import ENDS
 from evaluation.headline import HeadlineRow, SeedRate
 from evaluation.statistics import Rate
+from safemerge.selection import of_null
 
 
 @dataclass
@@ -81,6 +82,8 @@ def list_text(values: Sequence[float | str]) -> str:
 
 def tau_text(row: HeadlineRow) -> str:
     """The setting (a quantile, say) and what it resolved to."""
+    if row.tau_setting and all(of_null(setting) for setting in row.tau_setting):
+        return "; ".join(f"{str(setting)[1:]} × null" for setting in row.tau_setting)
     if len(row.tau_setting) > 1 and len(row.tau_setting) == len(row.tau):
         return "; ".join(f"{number(a)} = {number(b)}" for a, b in zip(row.tau_setting, row.tau, strict=True))
     setting, resolved = list_text(row.tau_setting), list_text(row.tau)

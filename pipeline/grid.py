@@ -17,7 +17,7 @@ from pipeline.stage_settings import Merge
 from pipeline.store import Step, Store
 from safemerge.errors import UserError
 from safemerge.selection import Point, resolve_tau, select
-from safemerge.table import ModuleRow, live_rhos
+from safemerge.table import ModuleRow
 
 ByHalf = Mapping[HalfName, Step]
 
@@ -129,7 +129,7 @@ def _points(experiment: Experiment) -> Iterator[tuple[str, Point]]:
 
 def _selected(point: Point, rows: list[ModuleRow]) -> tuple[tuple[str, ...], float | None]:
     """The modules that the point selects, and its tau as a number."""
-    tau = None if point.tau is None else resolve_tau(point.tau, live_rhos(rows))
+    tau = None if point.tau is None else resolve_tau(point.tau, rows)
     return tuple(select(rows, point.selection)), tau
 
 

@@ -148,6 +148,7 @@ def record(
                 alpha=c.point.alpha,
                 combine=c.point.combine if c.point.repair.kind == "blend" else None,
                 draw=c.draw,
+                rule=c.point.selection.rule,
                 merged_modules=len(c.selected),
                 modules=c.modules,
                 selected=list(c.selected),

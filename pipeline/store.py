@@ -29,7 +29,7 @@ VERSIONS = {
     "prepare": 1,
     "prepare/items": 2,  # of one kind of what a stage makes: the others stay as they are
     "finetune": 4,
-    "similarity": 2,
+    "similarity": 3,
     "merge": 2,
     "generate": 6,
     "parity": 4,

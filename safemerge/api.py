@@ -34,10 +34,10 @@ class Inspection:
 class Repaired:
     """A repaired adapter: where it lies, what was measured, and what was done to it.
 
-    tau: the number that the threshold came to, None for methods without one. selected: the names of the modules that were
-    repaired. rank: of every module of the written adapter. svd_error: the largest relative error of a truncation to
-    `rank=`, None without one. shrink: what a projection multiplied the length of its modules' updates by, the median, None
-    for other repairs. notes: what a reader should know, such as modules that only one of the adapters has.
+    tau: the number that the threshold came to, of "n1.5" 1.5, None for methods without one. selected: the names of the
+    modules that were repaired. rank: of every module of the written adapter. svd_error: the largest relative error of a
+    truncation to `rank=`, None without one. shrink: what a projection multiplied the length of its modules' updates by,
+    the median, None for other repairs. notes: what a reader should know, such as modules that only one of the adapters has.
     """
 
     output: Path
@@ -69,8 +69,8 @@ def similarity(
         progress: called with (modules done, modules in all, name of the last one).
 
     Returns:
-        A row per module in execution order: module, layer, kind, rho, the Frobenius norms of dW, V and C dW, and flags. rho
-        is 0 and flagged where dW or V is zero.
+        A row per module in execution order: module, layer, kind, rho and its null (`safemerge.null`), the Frobenius norms
+        of dW, V and C dW, and flags. rho is 0 and flagged where dW or V is zero.
 
     Raises:
         UserError: not a plain LoRA, trained on another model, or a weight that is missing, quantised, misshapen or NaN.
@@ -92,7 +92,8 @@ def inspect(
     """`similarity`, and how many modules SafeMERGE would merge at each threshold; nothing is written.
 
     Args:
-        taus: thresholds on rho, numbers or quantiles of this adapter's own rho such as "q0.5".
+        taus: thresholds on rho, numbers, quantiles of this adapter's own rho such as "q0.5", or multiples of each module's
+            null such as "n1.5".
         base, aligned, task_adapter, device, progress: as in `similarity`.
 
     Raises:
@@ -128,7 +129,8 @@ def repair(
         base, aligned, task_adapter, device, progress: as in `similarity`.
         safety_adapter: a LoRA trained on refusals from the same aligned model; methods that blend nothing need none.
         output: the folder to write; it appears when complete.
-        tau: threshold on rho, a number or a quantile of this adapter's own rho such as "q0.5".
+        tau: threshold on rho, a number, a quantile of this adapter's own rho such as "q0.5", or a multiple of each module's
+            null such as "n1.5".
         alpha: weight of the task adapter, in [0, 1]; the safety adapter gets 1 - alpha.
         combine: "exact" is the formula, at the sum of the ranks. "peft_linear" is what the official code does, PEFT's
             linear merge of A and B apart, which needs equal ranks.

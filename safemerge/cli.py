@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,10 @@ from safemerge import methods
 from safemerge.display import progress_bar, show_counts, show_histogram, show_rows
 from safemerge.errors import UserError
 from safemerge.screening import visible
-from safemerge.selection import COMBINES, PROJECTORS, TAUS, Point, show
+from safemerge.selection import COMBINES, PROJECTORS, TAUS, Point, of_null, show
 
 if TYPE_CHECKING:
-    from safemerge.api import Repaired
+    from safemerge.api import Inspection, Repaired
 
 _DESCRIPTION = """\
 Repair the safety of a fine-tuned LoRA adapter, without training.
@@ -36,10 +38,12 @@ exit codes: 0 done, 2 bad input (one line on stderr says what and what to do), 1
 
 _METHOD_HELP = """\
 safemerge: blend modules below tau; safelora: project those at most at tau; resta: add gamma*dW_safety to all;
-full: blend all; scale: alpha*dW_task for all; random, highest: controls, blending as many as lie below tau
+full: blend all; scale: alpha*dW_task for all; random, highest, null, ratio: controls, blending as many as lie below tau,
+drawn, of highest rho, of lowest null of rho, of lowest rho over its null
 (default: %(default)s)"""
 _TAU_HELP = """\
-threshold on rho: a number, or a quantile of this adapter's rho such as q0.5, which merges half of the modules
+threshold on rho: a number; a quantile of this adapter's rho such as q0.5, which merges half of the modules; or a
+multiple of each module's null such as n1.5: rho below 1.5 times that of an update that knows nothing of V
 (default: %(default)s)"""
 _COMBINE_HELP = """\
 exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, merging A and B
@@ -49,7 +53,7 @@ _PROJECTOR_HELP = """\
 of safelora. official: the authors' C = V V^T/|V|, which also shrinks the updates, often a hundredfold;
 orthogonal: onto the leading directions of V (default: %(default)s)"""
 
-METHODS = ("safemerge", "safelora", "resta", "full", "scale", "random", "highest")
+METHODS = ("safemerge", "safelora", "resta", "full", "scale", "random", "highest", "null", "ratio")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--tau",
         nargs="+",
         default=[show(tau) for tau in TAUS],
-        help="thresholds to count for: numbers, or quantiles of rho (default: %(default)s)",
+        help="thresholds to count for: numbers, quantiles of rho, multiples of its null (default: %(default)s)",
+    )
+    inspect.add_argument(
+        "--json", action="store_true", help="print the table and the counts as JSON instead of text"
     )
     inspect.add_argument("--output", type=Path, metavar="CSV", help="also write the table there, as CSV")
     inspect.set_defaults(run=_inspect)
@@ -127,7 +134,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("method").add_argument
     add("--method", choices=METHODS, default="safemerge", help=_METHOD_HELP)
     add("--tau", default=str(methods.TAU), help=_TAU_HELP)
-    add("--k", help="instead of tau, for safelora, random, highest: how many modules, or a share such as 0.5")
+    add("--k", help="instead of tau, for safelora and controls: how many modules, or a share such as 0.5")
     add(
         "--alpha",
         type=float,
@@ -190,7 +197,10 @@ def build_point(options: argparse.Namespace) -> Point:
     elif options.method == "random":
         points = methods.random_k(**chosen, **blend, density=options.density, seed=options.seed)
     else:
-        points = methods.highest_k(**chosen, **blend, density=options.density)
+        control = {"highest": methods.highest_k, "null": methods.null_k, "ratio": methods.ratio_k}[
+            options.method
+        ]
+        points = control(**chosen, **blend, density=options.density)
     return points[0]
 
 
@@ -243,7 +253,8 @@ def _repair(options: argparse.Namespace) -> None:
 
 
 def _say_result(found: Repaired) -> None:
-    threshold = "" if found.tau is None else f", tau={found.tau:.4g}"
+    unit = " of rho's null" if of_null(found.point.tau) else ""
+    threshold = "" if found.tau is None else f", tau={found.tau:.4g}{unit}"
     counts = f"repaired {len(found.selected)} of {found.modules} modules, rank {found.rank}"
     print(f"{found.point.label}{threshold}: {counts}")
     if found.svd_error is not None:
@@ -272,9 +283,18 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_table(options.output, found.rows)
+    if options.json:
+        print(json.dumps(_as_json(found), indent=1, allow_nan=False))
+        return
     show_rows(found.rows)
     show_histogram(found.rows)
     show_counts(found.rows, list(found.merged))
+
+
+def _as_json(found: Inspection) -> dict[str, Any]:
+    """rho, its null and the rest of every module, rho_over_null null where rho is undefined; merged modules by tau."""
+    modules = [{**asdict(row), "rho_over_null": None if row.degenerate else row.ratio} for row in found.rows]
+    return {"modules": modules, "merged": {show(tau): count for tau, count in found.merged.items()}}
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from safemerge.screening import visible
-from safemerge.selection import Selection, resolve_tau, select, show
+from safemerge.selection import Selection, of_null, resolve_tau, select, show
 from safemerge.table import ModuleRow, live_rhos
 
 
 def show_rows(rows: Sequence[ModuleRow]) -> None:
     from rich.markup import escape  # module names are what an adapter's file says
 
-    table = _table("rho by module", ("module", "rho", "|dW|", "|V|", "flags"), numbers=(1, 2, 3))
+    columns = ("module", "rho", "null", "rho/null", "|dW|", "|V|", "flags")
+    table = _table("rho by module; null: of an update that knows nothing of V", columns, numbers=range(1, 6))
     for row in rows:
-        numbers = (f"{row.rho:.4f}", f"{row.norm_task:.4g}", f"{row.norm_v:.4g}")
+        of_null = (f"{row.null:.4f}", "–" if row.degenerate else f"{row.ratio:.2f}")
+        numbers = (f"{row.rho:.4f}", *of_null, f"{row.norm_task:.4g}", f"{row.norm_v:.4g}")
         table.add_row(escape(visible(row.module)), *numbers, " ".join(row.flags))
     _print(table)
 
@@ -42,7 +44,8 @@ def show_counts(rows: Sequence[ModuleRow], taus: Sequence[float | str]) -> None:
     table = _table("modules with rho < tau", ("tau", "as a number", "modules", "share"), numbers=(1, 2, 3))
     for tau in taus:
         count = len(select(rows, Selection("below", tau=tau)))
-        value = f"{resolve_tau(tau, rows):.4f}"
+        unit = " x null" if of_null(tau) else ""
+        value = f"{resolve_tau(tau, rows):.4f}{unit}"
         table.add_row(show(tau), value, f"{count} of {len(rows)}", f"{count / len(rows):.0%}")
     _print(table)
 

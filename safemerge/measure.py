@@ -31,7 +31,7 @@ def similarity_table(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[ModuleRow]:
-    """rho and norms for each module of the adapter, in execution order.
+    """rho, its null and norms for each module of the adapter, in execution order.
 
     Reads only the adapted modules' weights, one pair at a time. UserError if the adapter is not plain LoRA,
     if it was trained on another model, or if a weight is missing, quantised, of another shape, NaN or
@@ -48,7 +48,7 @@ def similarity_table(
         del weights  # unmaps them before the next pair is mapped
         _check_finite(name, found.norm_v, *models)
         numbers = (found.rho, found.norm_task, found.norm_v, found.norm_projected)
-        rows.append(ModuleRow(name, layer_of(name), kind_of(name), *numbers, flags=found.flags))
+        rows.append(ModuleRow(name, layer_of(name), kind_of(name), *numbers, found.flags, found.null))
         if progress:
             progress(len(rows), len(lora.modules), name)
     return rows

@@ -17,6 +17,7 @@ from safemerge.selection import (
     WITH_DENSITY,
     Point,
     Repair,
+    Rule,
     Selection,
     Tau,
     check_tau,
@@ -40,8 +41,10 @@ __all__ = [
     "finetuned",
     "full",
     "highest_k",
+    "null_k",
     "ptst",
     "random_k",
+    "ratio_k",
     "resolve_tau",
     "resta",
     "safeinstruct",
@@ -188,10 +191,34 @@ def highest_k(
     density: float | None = None,
 ) -> list[Point]:
     """Control: blend the k modules that moved least away, or as many as SafeMERGE takes with tau = `like`."""
-    return [
-        _point("highest", Selection("highest", s.tau, s.k), _blend(a, combine, density))
-        for s, a in product(_counts("highest_k", k, like), _each(alpha, _alpha))
-    ]
+    return _ranked("highest", alpha, k, like, combine, density)
+
+
+def null_k(
+    *,
+    alpha: float | Sequence[float],
+    k: float | Sequence[float] | None = None,
+    like: Tau | Sequence[Tau] | None = None,
+    combine: str = "exact",
+    density: float | None = None,
+) -> list[Point]:
+    """Control: blend the k modules whose rho would be lowest if the update knew nothing of V (`safemerge.null`).
+
+    It ranks by V's spectrum and the module's shape, never by the fine-tuning; with `like`, their number is SafeMERGE's.
+    """
+    return _ranked("null", alpha, k, like, combine, density)
+
+
+def ratio_k(
+    *,
+    alpha: float | Sequence[float],
+    k: float | Sequence[float] | None = None,
+    like: Tau | Sequence[Tau] | None = None,
+    combine: str = "exact",
+    density: float | None = None,
+) -> list[Point]:
+    """Control: blend the k modules of lowest rho over its null, the part of rho that is not the module's."""
+    return _ranked("ratio", alpha, k, like, combine, density)
 
 
 def by_kind(
@@ -211,6 +238,19 @@ def by_layer(
     names = tuple(_each(layers, lambda layer: _layers(str(layer))))
     return [
         _point("layers", Selection("layers", names=names), _blend(a, combine)) for a in _each(alpha, _alpha)
+    ]
+
+
+_RULES: dict[str, Rule] = {"highest": "highest", "null": "lowest_null", "ratio": "lowest_ratio"}
+
+
+def _ranked(
+    method: str, alpha: object, k: object, like: object, combine: str, density: float | None
+) -> list[Point]:
+    """The controls that take k modules in some order."""
+    return [
+        _point(method, Selection(_RULES[method], s.tau, s.k), _blend(a, combine, density))
+        for s, a in product(_counts(f"{method}_k", k, like), _each(alpha, _alpha))
     ]
 
 

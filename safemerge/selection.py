@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,9 +13,21 @@ import numpy as np
 from safemerge.errors import UserError
 from safemerge.table import ModuleRow
 
-Tau = float | str  # a number, or a quantile of the adapter's own rho such as "q0.5"
+#: A number, a quantile of the adapter's own rho such as "q0.5", or a multiple of each module's null such as "n1.5".
+Tau = float | str
 Rule = Literal[
-    "none", "all", "below", "at_most", "lowest", "lowest_ties", "highest", "random", "kinds", "layers"
+    "none",
+    "all",
+    "below",
+    "at_most",
+    "lowest",
+    "lowest_ties",
+    "lowest_null",
+    "lowest_ratio",
+    "highest",
+    "random",
+    "kinds",
+    "layers",
 ]
 Kind = Literal["keep", "drop", "blend", "project", "add", "scale"]
 Source = Literal["none", "task", "safeinstruct"]
@@ -30,9 +42,9 @@ PROJECTORS = ("official", "orthogonal")
 class Selection:
     """Which modules are repaired.
 
-    rule `below` takes rho < tau. `lowest`, `highest` and `random` take k modules: k is a number, a fraction
-    of all modules (a float in [0, 1]), or, where k is None, as many as lie below tau. `kinds` and `layers`
-    take names.
+    rule `below` takes rho < tau; with tau = "n1.5", rho < 1.5 times the module's null. `lowest`, `highest`, `lowest_null`
+    (which does not look at rho), `lowest_ratio` (rho over its null) and `random` take k modules: k is a number, a fraction
+    of all modules (a float in [0, 1]), or, where k is None, as many as lie below tau. `kinds` and `layers` take names.
 
     `at_most` and `lowest_ties` are SafeLoRA's (IBM/SafeLoRA, model.py): rho rounded to 5 decimals is at most tau, or
     at most the k-th smallest, so that ties may take more than k. A module with V = 0 is never taken.
@@ -115,15 +127,22 @@ def resolve_tau(tau: Tau, rhos: Sequence[float] | Sequence[ModuleRow]) -> float:
     """The number that a tau setting stands for; "q0.5" is numpy.quantile(rhos, 0.5), linear interpolation.
 
     rhos: of the modules that have one; of table rows, the degenerate ones are left out. With the strict
-    rho < tau, q0.5 takes half of them, q0 none, and q1 all but the largest.
+    rho < tau, q0.5 takes half of them, q0 none, and q1 all but the largest. "n1.5" is 1.5: a bound on rho over its null.
     """
     setting = check_tau(tau)
     if not isinstance(setting, str):
         return setting
+    if of_null(setting):
+        return float(setting[1:])
     values = [row.rho if isinstance(row, ModuleRow) else row for row in rhos if not _is_degenerate(row)]
     if not values:
         raise UserError(f"tau={tau} is a quantile of rho, but no module has a defined rho; use a number")
     return float(np.quantile(np.asarray(values, dtype=np.float64), float(setting[1:])))
+
+
+def of_null(tau: object) -> bool:
+    """Whether a tau is in units of the null, so that its number bounds rho/null and not rho."""
+    return isinstance(tau, str) and tau.startswith("n")
 
 
 def _is_degenerate(row: float | ModuleRow) -> bool:
@@ -154,16 +173,43 @@ def select(rows: Sequence[ModuleRow], selection: Selection) -> tuple[str, ...]:
             by_name = sorted(rows, key=lambda row: row.module)
             chosen = random.Random(selection.seed).sample(by_name, size)
         else:
-            sign = 1 if selection.rule == "lowest" else -1
-            chosen = sorted(rows, key=lambda row: (sign * row.rho, row.module))[:size]
+            if selection.rule in ("lowest_null", "lowest_ratio"):
+                _with_null(rows, f"selection {selection.rule}")
+            by = _ORDERS[selection.rule]
+            chosen = sorted(rows, key=lambda row: (by(row), row.module))[:size]
     return tuple(sorted(row.module for row in chosen))
+
+
+_ORDERS: dict[str, Callable[[ModuleRow], float]] = {
+    "lowest": lambda row: row.rho,
+    "highest": lambda row: -row.rho,
+    "lowest_null": lambda row: row.null,
+    "lowest_ratio": lambda row: row.ratio,
+}
+
+
+def _with_null(rows: Iterable[ModuleRow], wanted_by: str) -> None:
+    """UserError if the table is of a version that did not know nulls."""
+    if any(math.isnan(row.null) for row in rows):
+        raise UserError(
+            f"{wanted_by} needs the null of rho, which this similarity table lacks; measure the adapter again, with "
+            "`safemerge inspect` or the similarity stage"
+        )
+
+
+def _measured(tau: Tau, rows: Sequence[ModuleRow]) -> Callable[[ModuleRow], float]:
+    """What tau bounds: rho, or rho in units of its null."""
+    if not of_null(tau):
+        return lambda row: row.rho
+    _with_null(rows, f"tau={tau}")
+    return lambda row: row.ratio
 
 
 def _below(rows: Sequence[ModuleRow], selection: Selection) -> list[ModuleRow]:
     if selection.tau is None:
         raise UserError(f"selection {selection.rule} needs tau or k; set one")
-    tau = resolve_tau(selection.tau, rows)
-    return [row for row in rows if row.rho < tau]
+    tau, measured = resolve_tau(selection.tau, rows), _measured(selection.tau, rows)
+    return [row for row in rows if measured(row) < tau]
 
 
 def _of_safelora(rows: Sequence[ModuleRow], selection: Selection) -> list[ModuleRow]:
@@ -171,9 +217,10 @@ def _of_safelora(rows: Sequence[ModuleRow], selection: Selection) -> list[Module
 
     Where V = 0 its cosine is 0/0, which no comparison selects and which sorts behind all numbers.
     """
+    measured: Callable[[ModuleRow], float] = _ORDERS["lowest"]
     rounded = [replace(row, rho=float(np.round(row.rho, 5))) for row in rows if "zero_v" not in row.flags]
     if selection.rule == "at_most" and selection.tau is not None:
-        limit = resolve_tau(selection.tau, rounded)
+        limit, measured = resolve_tau(selection.tau, rounded), _measured(selection.tau, rounded)
     elif selection.rule == "lowest_ties" and selection.k is not None:
         smallest = sorted(row.rho for row in rounded)[: _size(selection.k, len(rows))]
         limit = smallest[-1] if smallest else -math.inf
@@ -181,7 +228,7 @@ def _of_safelora(rows: Sequence[ModuleRow], selection: Selection) -> list[Module
         raise UserError(
             f"selection {selection.rule} needs {'tau' if selection.rule == 'at_most' else 'k'}; set it"
         )
-    return [row for row in rounded if row.rho <= limit]
+    return [row for row in rounded if measured(row) <= limit]
 
 
 def _size(k: int | float, modules: int) -> int:
@@ -218,10 +265,14 @@ def number_in(name: str, value: object, low: float, high: float) -> float:
 def check_tau(value: object) -> Tau:
     if isinstance(value, str) and value.startswith("q"):
         return f"q{number_in(f'tau={value}: quantile', value[1:], 0, 1):g}"
+    if isinstance(value, str) and value.startswith("n") and value != "nan":
+        return f"n{number_in(f'tau={value}: multiple of the null', value[1:], 0, math.inf):g}"
     try:
         return number_in("tau", value, 0, math.inf)
     except UserError:
-        raise UserError(f"tau={value} is neither a number of at least 0 nor a quantile q0 to q1") from None
+        raise UserError(
+            f"tau={value} is neither a number of at least 0 nor a quantile q0 to q1 nor a multiple of the null such as n1.5"
+        ) from None
 
 
 def layer_range(name: str) -> range:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from safemerge import null
+
 
 @dataclass(frozen=True)
 class Similarity:
-    """rho in [0, 1]; Frobenius norms of dW, V and C dW; flags that name a degenerate module."""
+    """rho in [0, 1] and its null; Frobenius norms of dW, V and C dW; flags that name a degenerate module."""
 
     rho: float
+    null: float
     norm_task: float
     norm_v: float
     norm_projected: float
@@ -79,8 +82,9 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
         rho = ||V^T b|| / ||V p||      with b = B'/||B'||, p = V^T b/||V^T b||
 
     folded: B' of `fold`, d_out x k, float64, on the device to compute on. aligned, base: d_out x d_in, any
-    float dtypes. 4 d_out d_in k operations in float32; reductions in float64. Cauchy-Schwarz keeps rho in
-    [0, 1]. ||V|| is NaN or infinite if a weight is, and rho then NaN.
+    float dtypes. 4 d_out d_in (k + 24) operations in float32; reductions in float64. Cauchy-Schwarz keeps rho in
+    [0, 1]. ||V|| is NaN or infinite if a weight is, and rho then NaN. The further 24 are the probes of rho's null
+    (`safemerge.null`).
 
     On a CPU, a block of rows of V is made and used at once for everything that needs it, while it is in the
     cache. Making each block a second time for V p takes less time than writing V to memory and reading it.
@@ -88,10 +92,11 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
     (d_out, k), d_in, device = folded.shape, aligned.shape[1], folded.device
     norm = float(folded.norm())
     norm_task = abs(scaling) * norm
-    left = (folded / (norm or 1.0)).float().T.contiguous()  # ten times as fast on the left as V^T on a CPU
+    left = (folded / (norm or 1.0)).float().T
+    left = torch.cat([left, null.probes(d_out).to(device)])  # ten times as fast on the left as V^T on a CPU
     blocks = _blocks(d_out, d_in, device)
     scratch = torch.empty(blocks[0].stop, d_in, device=device)
-    first = torch.zeros(k, d_in, device=device)  # (V^T b)^T
+    first = torch.zeros(len(left), d_in, device=device)  # (V^T [b Z])^T
     squares = 0.0
     for rows in blocks:
         block = _subtract(aligned, base, rows, scratch[: rows.stop - rows.start])
@@ -99,20 +104,25 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
         first.addmm_(left[:, rows], block)
     norm_v = math.sqrt(squares)
     if not math.isfinite(norm_v):
-        return Similarity(math.nan, norm_task, norm_v, math.nan)
+        return Similarity(math.nan, math.nan, norm_task, norm_v, math.nan)
     flags = ("zero_v",) * (norm_v == 0) + ("zero_update",) * (norm_task == 0)
-    length = norm64(first)
-    if flags or length == 0:
-        return Similarity(0.0, norm_task, norm_v, 0.0, flags or ("zero_projection",))
-    right = (first / length).T
-    second = torch.empty(d_out, k, device=device)  # V p
+    if norm_v == 0:
+        return Similarity(0.0, 0.0, norm_task, norm_v, 0.0, flags)
+    length = norm64(first[:k])
+    basis, r = null.basis(first[k:])
+    right = torch.cat([(first[:k] / (length or 1.0)).T, basis], dim=1)
+    second = torch.empty(d_out, right.shape[1], device=device)  # V [p Q]
     torch.mm(block, right, out=second[rows])  # the last block is still there; on a GPU it is all of V
     for rows in reversed(blocks[:-1]):
         block = _subtract(aligned, base, rows, scratch)
         torch.mm(block, right, out=second[rows])
-    reach = norm64(second)
+    levels = null.spectrum(second[:, k:], r, norm_v, min(d_out, d_in))
+    expected = null.expected_rho(levels, d_out, d_in, k)
+    if flags or length == 0:
+        return Similarity(0.0, expected, norm_task, norm_v, 0.0, flags or ("zero_projection",))
+    reach = norm64(second[:, :k])
     rho = min(1.0, length / reach) if reach > 0 else 0.0
-    return Similarity(rho, norm_task, norm_v, norm_task * length * reach / norm_v)
+    return Similarity(rho, expected, norm_task, norm_v, norm_task * length * reach / norm_v)
 
 
 def project(b: Tensor, v: Tensor, norm_v: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,18 @@ from pathlib import Path
 
 from safemerge.errors import UserError
 
-COLUMNS = ("module", "layer", "kind", "rho", "norm_task", "norm_v", "norm_projected", "flags")
+COLUMNS = (
+    "module",
+    "layer",
+    "kind",
+    "rho",
+    "null",
+    "rho_over_null",
+    "norm_task",
+    "norm_v",
+    "norm_projected",
+    "flags",
+)
 # Execution order inside a transformer block. PEFT visits modules in it, so seeded draws follow it too.
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # With these, rho is 0/0; the official code takes 0.0 and so do we, but such a row says nothing.
@@ -19,7 +31,11 @@ DEGENERATE = frozenset({"zero_v", "zero_update", "zero_projection"})
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """rho = cos(dW, C dW) of one module; Frobenius norms of dW, V and C dW; flags name what is odd."""
+    """rho = cos(dW, C dW) of one module; Frobenius norms of dW, V and C dW; flags name what is odd.
+
+    null: E[rho] of an update that knows nothing of V (`safemerge.null`), 0 where V = 0; NaN in a table of a version that
+    did not know it.
+    """
 
     module: str
     layer: int | None
@@ -29,6 +45,12 @@ class ModuleRow:
     norm_v: float
     norm_projected: float
     flags: tuple[str, ...] = ()
+    null: float = math.nan
+
+    @property
+    def ratio(self) -> float:
+        """rho in units of its null; like rho itself, 0.0 where rho is undefined."""
+        return 0.0 if self.degenerate else self.rho / self.null
 
     @property
     def degenerate(self) -> bool:
@@ -54,18 +76,19 @@ def module_order(module: str) -> tuple[int, int, str]:
 
 
 def write_table(path: Path | str, rows: Iterable[ModuleRow]) -> None:
-    """Write similarity.csv; floats are written so that they read back to the same value."""
+    """Write similarity.csv; floats read back to the same value, unknown ones are empty."""
     with open(path, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
             layer = "" if row.layer is None else row.layer
-            numbers = (repr(row.rho), repr(row.norm_task), repr(row.norm_v), repr(row.norm_projected))
-            writer.writerow((row.module, layer, row.kind, *numbers, ";".join(row.flags)))
+            numbers = (row.rho, row.null, row.ratio, row.norm_task, row.norm_v, row.norm_projected)
+            texts = ("" if math.isnan(number) else repr(number) for number in numbers)
+            writer.writerow((row.module, layer, row.kind, *texts, ";".join(row.flags)))
 
 
 def read_table(path: Path | str) -> list[ModuleRow]:
-    """Read similarity.csv back. UserError if it is missing or is not such a table."""
+    """Read similarity.csv back, one without nulls too. UserError if it is missing or is not such a table."""
     try:
         with open(path, newline="", encoding="utf-8") as handle:
             return [_row(record) for record in csv.DictReader(handle)]
@@ -90,6 +113,7 @@ def _row(record: dict[str, str]) -> ModuleRow:
         norm_v=float(record["norm_v"]),
         norm_projected=float(record["norm_projected"]),
         flags=tuple(flag for flag in record["flags"].split(";") if flag),
+        null=float(record.get("null") or math.nan),
     )
 
 

@@ -28,7 +28,9 @@ def fill(store: Store, step: Step) -> Path:
 
 def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list[grid.Candidate]:
     rows = [
-        ModuleRow(f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0)
+        ModuleRow(
+            f"model.layers.{i}.self_attn.q_proj", i, "q_proj", rho, 1.0, 1.0, 1.0, null=(1 + i % 3) / 10
+        )
         for i, rho in enumerate(rhos)
     ]
     write_table(fill(store, x.similarity) / SIMILARITY, rows)

@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.choosing import Chosen, first_of, rate_of
 from evaluation.figures.canvas import figure
 from evaluation.results import Entry, Point
+from safemerge.selection import of_null
 
 
 def _axes(entry: Entry) -> tuple[str | None, str | None]:
@@ -128,6 +129,8 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     ours = first_of(chosen, "safemerge")
     points = [p for p in entry.points if p.method == "safemerge" and _finite(p.spec.tau)]
     points = [p for p in points if ours is None or p.spec.combine == ours.spec.combine]
+    in_nulls = of_null((ours or points[0]).spec.tau_setting) if points else False
+    points = [p for p in points if of_null(p.spec.tau_setting) == in_nulls]
     split = "all" if all(p.answered(b, "all") for p in points for b in p.completions) else "dev"
     points = [p for p in points if all(rate_of(entry, p, b, split).n for b in (utility, harm))]
     paths: list[Path] = []
@@ -191,7 +194,8 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
             ax.sharex(bottom)
             if ours and _finite(ours.spec.tau):
                 ax.axvline(ours.spec.tau, color="#000000", linewidth=0.9, linestyle="-", alpha=0.45, zorder=1)
-        bottom.set_xlabel("τ (the grey line is the selected one)")
+        unit = ", in units of each module's null" if in_nulls else ""
+        bottom.set_xlabel(f"τ{unit} (the grey line is the selected one)")
         bottom.set_ylim(bottom=0)
         fig.legend(
             *top.get_legend_handles_labels(),

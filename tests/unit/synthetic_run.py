@@ -51,7 +51,7 @@ BEHAVIOUR: dict[str, Behaviour] = {  # by the method's file in conf/method
 }
 KEEP = 0.9  # of the utility gained
 TAUS, ALPHAS = ["q0.25", "q0.5", "q0.75"], [0.5, 0.8]
-CONTROLS = ("random_k", "highest_k")  # files in conf/method
+CONTROLS = ("random_k", "highest_k", "null_k", "ratio_k")  # files in conf/method
 
 
 def configured(group: str, name: str) -> dict[str, Any]:
@@ -116,7 +116,11 @@ def _entry(
     base.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     rhos = {name: min(0.9, max(0.02, rng.gauss(0.4, 0.15))) for name in MODULES}
-    rows = [ModuleRow(m, layer_of(m), kind_of(m), rho, 1.0, 1.0, 1.0) for m, rho in rhos.items()]
+    above = random.Random(seed)
+    rows = [
+        ModuleRow(m, layer_of(m), kind_of(m), rho, 1.0, 1.0, 1.0, null=rho / above.uniform(0.8, 2.5))
+        for m, rho in rhos.items()
+    ]
     write_table(base / "similarity.csv", rows)
     for role in ("task", "safety", "safeinstruct"):
         losses = (2.5 / (1 + step / 5) + rng.random() / 9 for step in range(24))
@@ -170,6 +174,8 @@ def _points(draws: Sequence[int]) -> Iterable[tuple[str, Point, Behaviour]]:
         "safemerge": {"tau": TAUS},
         "random_k": {"like": TAUS, "seed": draws},
         "highest_k": {"like": TAUS},
+        "null_k": {"like": TAUS},
+        "ratio_k": {"like": TAUS},
     }
     for name, own in knobs.items():
         for point in points_of(name, **grid, **own):
@@ -216,6 +222,7 @@ class Writer:
             tau_setting=point.tau_setting,
             alpha=point.alpha,
             combine=point.combine if point.repair.kind == "blend" else None,
+            rule=point.selection.rule,
             draw=point.selection.seed if point.selection.rule == "random" else None,
             merged_modules=len(selected),
             modules=len(self.modules),

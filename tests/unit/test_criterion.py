@@ -1,0 +1,130 @@
+"""What the report says of the criterion: against controls that choose as many modules otherwise, and against its null."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from synthetic_run import write_run
+
+from evaluation.analysis import Group, analyse
+from evaluation.criterion import controls
+from evaluation.criterion_tables import controls_table, kinds_table, nulls_table
+from evaluation.figures import null_scatter
+from evaluation.report import build_report
+from evaluation.results import Entry, load
+from evaluation.run_file import RunFile, read_run
+from safemerge.selection import Selection, select
+from safemerge.table import read_table, write_table
+
+OLD = "module,layer,kind,rho,norm_task,norm_v,norm_projected,flags"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"), n=40, draws=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def entries(run: Path) -> list[Entry]:
+    return load(run)[1]
+
+
+@pytest.fixture(scope="module")
+def group(entries: list[Entry]) -> Group:
+    return analyse(entries, keep=0.9)[0]
+
+
+def test_each_control_is_compared_with_the_same_arithmetic_and_number_of_modules(group: Group) -> None:
+    harm = [row for row in group.controls if row.benchmark == "directharm"]
+    assert {row.against for row in harm} == {
+        "Control: random modules",
+        "Control: highest-ρ modules",
+        "Control: lowest-null modules",
+        "Control: lowest ρ/null",
+    }
+    assert all(row.merged == row.of_control and len(row.values) == 2 for row in harm)
+    assert {row.draws for row in harm if "random" in row.against} == {2}
+    assert next(row for row in harm if "highest" in row.against).shared < 0.5
+    for row in group.controls:
+        assert row.low <= row.difference <= row.high
+        assert row.difference == pytest.approx(sum(row.values) / 2)
+
+
+def test_the_difference_is_that_of_the_rates_where_every_verdict_is_valid(group: Group) -> None:
+    rates = {row.name: row.rates["gsm8k"].value for row in group.headline}
+    row = next(row for row in group.controls if row.benchmark == "gsm8k" and "lowest-null" in row.against)
+    assert row.difference == pytest.approx(rates[row.ours] - rates[f"{row.against} (exact merge)"])
+
+
+def test_one_seed_without_a_discordant_prompt_keeps_a_width(entries: list[Entry]) -> None:
+    """A control that merges the very same modules has the very same answers."""
+    entry = entries[0]
+    ours = next(point for point in entry.points if point.method == "safemerge")
+    spec = ours.spec.model_copy(
+        update={
+            "method": "null",
+            "rule": "lowest_null",
+            "display": ours.spec.display.model_copy(update={"control": True}),
+        }
+    )
+    same = type(ours)(spec, ours.completions, ours.scored, ours.measures)
+    rows = controls([entry], [{"ours": ours, "same": same}])
+    assert rows and all(row.difference == 0 and row.low < 0 < row.high and row.shared == 1 for row in rows)
+
+
+def test_controls_of_other_repairs_are_left_out(entries: list[Entry]) -> None:
+    entry = entries[0]
+    ours = next(point for point in entry.points if point.method == "safemerge")
+    control = next(point for point in entry.points if point.method == "highest")
+    for update in ({"combine": "peft_linear"}, {"rule": "below"}, {"rule": None}):
+        other = type(control)(control.spec.model_copy(update=update), control.completions, control.scored)
+        assert controls([entry], [{"ours": ours, "other": other}]) == []
+
+
+def test_the_null_by_seed_and_by_kind(group: Group, run: Path) -> None:
+    assert [row.seed for row in group.nulls] == [0, 1]
+    for row in group.nulls:
+        table = read_table(run.parent / f"seed{row.seed}" / "similarity.csv")
+        lowest = set(select(table, Selection("lowest_null", k=row.merged)))
+        of_rho = set(select(table, Selection("lowest", k=row.merged)))
+        assert row.shared == len(lowest & of_rho) and row.chance == pytest.approx(row.merged**2 / 18)
+        assert 0 < row.spearman < 1 and 0 < row.explained < 1
+    assert [row.kind for row in group.kinds] == ["q_proj", "v_proj", "o_proj"]
+    assert all(row.modules == 6 and 0 <= row.merged <= 1 for row in group.kinds)
+
+
+def test_the_tables_the_figure_and_the_report_have_them(
+    group: Group, entries: list[Entry], run: Path, tmp_path: Path
+) -> None:
+    assert len(controls_table(group).rows) == 12
+    assert len(nulls_table(group).rows) == 2 and len(kinds_table(group).rows) == 3
+    assert [path.suffix for path in null_scatter(entries[0], None, tmp_path / "x")] == [".png", ".svg"]
+    report = build_report(run, tmp_path / "report")
+    text = (report.folder / "report.md").read_text()
+    assert "### The criterion against its controls" in text and "rho_null.png" in text
+
+
+def test_runs_from_before_the_null_are_still_reported(run: Path, tmp_path: Path) -> None:
+    """Neither `rule` in run.json nor a null in one seed's table."""
+    found = read_run(run)
+    old = RunFile.model_validate({**found.model_dump(), "runs": [its.model_dump() for its in found.runs]})
+    for its in old.runs:
+        for point in its.points:
+            point.rule = None
+    path = run.with_name("old.json")
+    old.write(path)
+    table = run.parent / "seed0" / "similarity.csv"
+    rows = read_table(table)
+    lines = [f"{r.module},{r.layer},{r.kind},{r.rho},1.0,1.0,1.0," for r in rows]
+    try:
+        table.write_text("\n".join([OLD, *lines]) + "\n")
+        report = build_report(path, tmp_path / "report")
+    finally:
+        write_table(table, rows)
+    assert report.groups[0].controls == [] and [row.seed for row in report.groups[0].nulls] == [1]
+    with (report.folder / "similarity.csv").open(newline="") as file:
+        merged = list(csv.DictReader(file))
+    assert len(merged) == 36 and merged[0]["null"] == "" and float(merged[-1]["null"]) > 0
+    assert merged[0]["norm_task"] == merged[-1]["norm_task"] == "1.0"
