@@ -65,17 +65,6 @@ class LlamaGuard:
         return parse_verdict(text, p_unsafe, threshold)
 
 
-class LlamaGuardParts(LlamaGuard):
-    """Llama-Guard-3-1B: its chat template reads contents as lists of parts, and of a plain text it writes nothing.
-
-    https://huggingface.co/meta-llama/Llama-Guard-3-1B
-    """
-
-    def prompt(self, prompt: str, response: str) -> Turns:
-        turns = super().prompt(prompt, response)
-        return [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-
-
 class SmallGuard(LlamaGuard):
     """The guard that is trained here: one question, the same answers."""
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from data.chat import chat_ids, check_single_bos, example_ids, prompt_ids
-from evaluation.guard_format import LlamaGuard, LlamaGuardParts
 from safemerge.errors import UserError
 
 CHATML = (
@@ -195,16 +194,20 @@ def test_a_template_that_prints_the_date_gives_the_same_prompt_tomorrow() -> Non
 
 PARTS = (
     "{{ bos_token }}{% for m in messages %}<|head|>{{ m['role'] }}<|tail|>"
-    "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %}{% endfor %}"
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] | trim }}{% endfor %}{% endfor %}"
 )
 
 
 def test_a_template_that_reads_parts_only_gets_parts() -> None:
-    """As Llama-Guard-3-1B's does: of a plain text it writes nothing, and the judge would read an empty turn."""
+    """As Llama-Guard-3-1B's does: of a plain text it writes nothing, and the judge would be asked about an empty turn."""
     tok = tokenizer(PARTS, bos="<|bos|>", eos="<|eos|>")
-    turns = LlamaGuardParts().prompt("how are you", "fine")
+    turns = [{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "fine"}]
     assert words(tok, chat_ids(tok, turns, generation=False)) == [
         "<|bos|>", "<|head|>", "user", "<|tail|>", "how", "are", "you", "<|head|>", "assistant", "<|tail|>", "fine"
     ]  # fmt: skip
+
+
+def test_a_template_that_leaves_the_prompt_out_is_refused() -> None:
+    tok = tokenizer("{{ bos_token }}user", bos="<|bos|>", eos="<|eos|>")
     with pytest.raises(UserError, match="leaves the user's turn out"):
-        chat_ids(tok, LlamaGuard().prompt("how are you", "fine"), generation=False)
+        prompt_ids(tok, "how are you")
