@@ -51,7 +51,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -
         generation: end with the opening of the assistant's turn.
 
     Raises:
-        UserError: no chat template, one that cannot render these turns or leaves one out, or two BOS.
+        UserError: no chat template, one that cannot render these turns, or two BOS.
     """
     if not tokenizer.chat_template:
         raise UserError(
@@ -59,7 +59,7 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -
         )
     marks = _marks(tokenizer, messages)
     shown = [{**message, "content": _replaced(message["content"], marks)} for message in messages]
-    text = _with_all_turns(tokenizer, shown, generation)
+    text = _rendered(tokenizer, shown, generation)
     ids: list[int] = []
     token_of = {mark: token for token, mark in marks.items()}
     for piece in re.split(f"([{''.join(token_of)}])", text) if marks else [text]:
@@ -102,30 +102,6 @@ def _replaced(content: Any, marks: dict[str, str]) -> Any:
     for token, mark in marks.items():
         content = content.replace(token, mark)
     return content
-
-
-def _with_all_turns(tokenizer: Any, messages: Sequence[Message], generation: bool) -> str:
-    """The rendered turns. Some templates (Llama-Guard-3-1B's) read contents as lists of parts only, and of a plain
-    text they write nothing, without an error.
-    """
-    text = _rendered(tokenizer, messages, generation)
-    if _user_turns_in(text, messages):
-        return text
-    parts = [
-        {**message, "content": [{"type": "text", "text": text} for text in _texts(message["content"])]}
-        for message in messages
-    ]
-    text = _rendered(tokenizer, parts, generation)
-    if not _user_turns_in(text, messages):
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path} leaves the user's turn out; use another model"
-        )
-    return text
-
-
-def _user_turns_in(text: str, messages: Sequence[Message]) -> bool:
-    turns = [message["content"] for message in messages if message["role"] == "user"]
-    return all(part.strip() in text for turn in turns for part in _texts(turn))
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Message], generation: bool) -> str:

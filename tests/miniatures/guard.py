@@ -7,16 +7,16 @@ from typing import Any
 STEPS, BATCH, WORDS = 40, 4, 16
 
 
-def trained(model: Any, tokenizer: Any, prompt: Any) -> Any:
+def trained(model: Any, tokenizer: Any) -> Any:
     """The model, after the bundled labelled pairs: `safe`, or `unsafe` and a hazard's number, and its stop token.
 
-    prompt: of the judge's format, a pair's turns. Only the layers learn: embeddings and head are nearly all the weights.
+    It reads what the judge stage lets a guard read. Only the layers learn: embeddings and head are nearly all the weights.
     """
     import torch
 
-    from data.chat import chat_ids
     from data.loading import guard_rows
-    from evaluation.guard_format import guard_answer
+    from evaluation.guard_format import LlamaGuard, guard_answer
+    from pipeline.stages.judge import guard_ids
 
     rows = guard_rows("train")
     rows = [
@@ -31,11 +31,10 @@ def trained(model: Any, tokenizer: Any, prompt: Any) -> Any:
     for step in range(STEPS):
         examples = []
         for row in rows[step * BATCH % len(rows) :][:BATCH]:
-            turns = prompt(_short(row.prompt), _short(row.response))
             answer = f"\n\n{guard_answer(row.label, row.category)}"
             examples.append(
                 (
-                    chat_ids(tokenizer, turns, generation=False),
+                    guard_ids(tokenizer, LlamaGuard(), None, _short(row.prompt), _short(row.response)),
                     [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id],
                 )
             )

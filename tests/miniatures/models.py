@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from tests.miniatures import tokenizers
 
-LAYERS, SHARD = 2, "48MB"
+LAYERS, SHARD = 2, "10MB"
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",

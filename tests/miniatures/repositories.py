@@ -15,7 +15,7 @@ from tests.miniatures import guard, models, tokenizers
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIES = ROOT.parent / "shared" / "datasets"
-GUARDS = {"meta-llama/Llama-Guard-3-8B": "LlamaGuard", "meta-llama/Llama-Guard-3-1B": "LlamaGuardParts"}
+GUARDS = ("meta-llama/Llama-Guard-3-8B", "meta-llama/Llama-Guard-3-1B")
 
 
 def _commit(name: str) -> str:
@@ -47,14 +47,11 @@ def model(id: str, root: Path) -> Repository:
 def _guard(its: models.Miniature, root: Path) -> Any:
     from transformers import AutoTokenizer
 
-    from evaluation import guard_format
-
     folder = root / f"{its.id}-tokenizer"
     folder.mkdir(parents=True)
     tokenizers.write(folder, its.family, aligned=True, chat=its.chat)
     (folder / "config.json").write_text(json.dumps(its.config))
-    form = getattr(guard_format, GUARDS[its.id])()
-    return guard.trained(models.random_model(its), AutoTokenizer.from_pretrained(folder), form.prompt)
+    return guard.trained(models.random_model(its), AutoTokenizer.from_pretrained(folder))
 
 
 def data_sets(root: Path) -> list[Repository]:
@@ -72,7 +69,7 @@ def data_sets(root: Path) -> list[Repository]:
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (COPIES / name).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in (COPIES / name).read_text(encoding="utf-8").split("\n") if line]
 
 
 def _parquet(path: Path, rows: list[dict[str, Any]]) -> None:

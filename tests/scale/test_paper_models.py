@@ -128,9 +128,15 @@ def test_a_model_of_the_paper_down_to_its_report(
     [entry] = json.loads((run / "run.json").read_text())["runs"]
     methods = {"aligned", "finetuned", "safeinstruct", "safelora", "safemerge"}
     assert {point["method"] for point in entry["points"]} == methods
+    assert entry["primary_judge"] == judge
+    checks = {check["name"]: check for check in entry["checks"]}
+    assert (
+        checks.pop("judge tells safe from unsafe")["status"] != "pass"
+    )  # a miniature's verdicts parse, no more
+    assert not [check for check in checks.values() if check["status"] == "fail"]
     with (run / "report" / "results.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    harm = [row for row in rows if row["metric"] == "harm" and row["judge"] == judge]
+    harm = [row for row in rows if row["metric"] == "harm"]
     assert {row["method"] for row in harm} == methods
     assert all(int(row["n"]) > 0 and int(row["invalid"]) == 0 for row in harm), "verdicts parse"
     assert (run / "report" / "report.html").stat().st_size > 0

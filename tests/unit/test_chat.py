@@ -190,24 +190,3 @@ def test_a_template_that_prints_the_date_gives_the_same_prompt_tomorrow() -> Non
     tok = tokenizer("{{ strftime_now('%d') }} " + CHATML, bos="<|im_start|>", eos="<|im_end|>")
     tok.add_tokens(["26"])
     assert words(tok, prompt_ids(tok, "how"))[0] == "26"
-
-
-PARTS = (
-    "{{ bos_token }}{% for m in messages %}<|head|>{{ m['role'] }}<|tail|>"
-    "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] | trim }}{% endfor %}{% endfor %}"
-)
-
-
-def test_a_template_that_reads_parts_only_gets_parts() -> None:
-    """As Llama-Guard-3-1B's does: of a plain text it writes nothing, and the judge would be asked about an empty turn."""
-    tok = tokenizer(PARTS, bos="<|bos|>", eos="<|eos|>")
-    turns = [{"role": "user", "content": "how are you"}, {"role": "assistant", "content": "fine"}]
-    assert words(tok, chat_ids(tok, turns, generation=False)) == [
-        "<|bos|>", "<|head|>", "user", "<|tail|>", "how", "are", "you", "<|head|>", "assistant", "<|tail|>", "fine"
-    ]  # fmt: skip
-
-
-def test_a_template_that_leaves_the_prompt_out_is_refused() -> None:
-    tok = tokenizer("{{ bos_token }}user", bos="<|bos|>", eos="<|eos|>")
-    with pytest.raises(UserError, match="leaves the user's turn out"):
-        prompt_ids(tok, "how are you")

@@ -1,4 +1,4 @@
-"""The files that are on GitHub only: fetched once, at their commit, and checked; else the line that says where to get them."""
+"""The files that are on GitHub only: fetched once, at their commit, and checked; else it is said where to get them."""
 
 from __future__ import annotations
 
