@@ -143,3 +143,24 @@ def test_a_data_set_of_several_files_says_it(monkeypatch: pytest.MonkeyPatch) ->
     fails(monkeypatch, "snapshot_download", answered("GatedRepoError", 401))
     with pytest.raises(UserError, match=r"org/hex is gated: .*huggingface\.co/datasets/org/hex"):
         loading.items("hexphi", source=SOURCE)
+
+
+def test_the_hub_is_looked_for_by_way_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the proxy gets out, a connection to the hub itself would fail, and downloads would not."""
+    import socket
+
+    asked: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], **_: Any) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.cluster:3128")
+    assert hub.reachable() and asked.pop() == ("proxy.cluster", 3128)
+    monkeypatch.setenv("NO_PROXY", "huggingface.co")
+    assert hub.reachable() and asked.pop() == ("huggingface.co", 443)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")  # as huggingface_hub reads it
+    assert not hub.reachable() and not asked

@@ -176,3 +176,14 @@ def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "four"}')
     with pytest.raises(UserError, match="declares no rank r"):
         required()
+
+
+def test_rows_in_a_cache_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With models, rows and the GitHub file at hand, nothing is said of a network that is not there."""
+    x = experiment("smollm2-135m-hub", "judge=[refusal]")
+    store = Store(tmp_path / "store")
+    said = " ".join(preflight.missing(x, store))
+    assert "directharm, gsm8k, xstest to fetch" in said and "GitHub, which does not answer" in said
+    monkeypatch.setattr("data.loading.at_hand", lambda *_, **__: True)
+    monkeypatch.setattr("safemerge.hub_model.cached", lambda _: True)
+    assert preflight.missing(x, store) == []
