@@ -8,7 +8,7 @@ export PYTHON BACKEND TORCH_INDEX INSTALLER
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce doctor plan sweep store test check unit recipe format bench report lock clean ready
+.PHONY: help setup reproduce doctor plan sweep store test check unit recipe scale format bench report lock clean ready
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -51,6 +51,10 @@ unit: ready ## the unit tests
 
 recipe: ready ## the recipe tests: the whole pipeline on the tiny model
 	@$(PY) -m pytest tests/recipe $(ARGS)
+
+scale: ready ## the paper's four models end to end on miniatures, from a stand-in hub; not part of test
+	@requirements/tokenizers.sh
+	@$(PY) -m pytest tests/scale $(ARGS)
 
 format: ready ## let ruff fix and format
 	@$(PY) -m ruff check --fix .

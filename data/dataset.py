@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from data.github import GithubFile
 from data.schema import Example, Item
 
 Row = dict[str, Any]  # in the columns of the original
@@ -48,7 +49,7 @@ class Dataset:
         examples: training examples of the rows; None where the set only tests.
         items: evaluation items of the rows; None where the set only trains.
         hub_split: the hub's name of a split, where it is another one.
-        github: where the file is, for a set that is not on the hub.
+        github: the file, for a set that is not on the hub.
         files: what a folder must hold, for a set of several files.
         read_folder: the rows of such a folder.
         of_object: the rows of a file that holds one JSON object instead of them.
@@ -66,7 +67,7 @@ class Dataset:
     examples: Callable[[list[Row]], list[Example]] | None = None
     items: Callable[[list[Row]], list[Item]] | None = None
     hub_split: Mapping[str, str] = field(default_factory=dict)
-    github: str = ""
+    github: GithubFile | None = None
     files: tuple[str, ...] = ()
     read_folder: Callable[[Path], list[Row]] | None = None
     of_object: Callable[[Row], list[Row]] | None = None

@@ -23,6 +23,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.files import text, text_of
+from data.github import BIANCHI, BIANCHI_COMMIT, GithubFile
 from data.schema import Item, each
 from safemerge.errors import UserError
 
@@ -142,7 +143,12 @@ SETS = (
     _set(
         "malicious",
         "bianchi/eval/I-MaliciousInstructions.json",
-        github="vinid/safety-tuned-llamas, data/evaluation/I-MaliciousInstructions.json",
+        github=GithubFile(
+            BIANCHI,
+            BIANCHI_COMMIT,
+            "data/evaluation/I-MaliciousInstructions.json",
+            "7a2bc751d49983800848050282aa2a84b3faa7044c3178228c49dd68df7d679f",
+        ),
     ),
     _set("hexphi", "hexphi", files=tuple(HEXPHI_FILES), read_folder=hexphi_rows),
 )

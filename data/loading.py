@@ -138,6 +138,11 @@ def fingerprint(name: str, *, split: str, source: Source = BUNDLED) -> str:
     return sources.fingerprint(name, split, source)
 
 
+def at_hand(name: str, *, split: str, source: Source) -> bool:
+    """Whether the split can be read without the network."""
+    return sources.at_hand(name, split, source)
+
+
 def pretraining_texts() -> list[str]:
     """Prompts and responses of all bundled training files, for a model trained from scratch."""
     found = [example for name in TRAINING for example in training(name, source=BUNDLED)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.files import text
+from data.github import BIANCHI, BIANCHI_COMMIT, GithubFile
 from data.schema import Example, each, normalise
 from safemerge.errors import UserError
 
@@ -58,7 +59,12 @@ SETS = (
         bundled={"train": "safety.json"},
         local={"train": "bianchi/safety_only_data_Instructions.json"},
         examples=partial(examples, name="safety"),
-        github="vinid/safety-tuned-llamas, data/training/safety_only_data_Instructions.json",
+        github=GithubFile(
+            BIANCHI,
+            BIANCHI_COMMIT,
+            "data/training/safety_only_data_Instructions.json",
+            "7dde08acf87f10cf74fd1b76f56538eae8e413ae8e6b09e3f7bcd97769058dbe",
+        ),
     ),
     Dataset(
         "helpful",

@@ -9,15 +9,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from data import files
+from data import files, github, hub_rows
 from data.catalogue import find, place_of, reader_of
-from data.dataset import BUNDLED_ROOT, Dataset, Place, Source
-from safemerge import hub
+from data.dataset import BUNDLED_ROOT, Dataset, Source
 from safemerge.errors import UserError
 
 
 def path_of(name: str, split: str, source: Source) -> Path | None:
-    """The file that holds the split, or None for the hub. Missing files and unknown sources are errors."""
+    """The file that holds the split, or None for the hub or GitHub. Missing files and unknown sources are errors."""
     dataset, place = find(name, source), place_of(name, source)
     kind, root, given = source.get("source"), source.get("root"), place.get("file")
     bundled_only = not dataset.local and "id" not in place and given is None
@@ -30,11 +29,6 @@ def path_of(name: str, split: str, source: Source) -> Path | None:
         easier = place.get("bundled")
         return BUNDLED_ROOT / (easier.replace("{split}", split) if easier else dataset.bundled[split])
     if kind == "hub" and given is None:
-        if dataset.github:
-            raise UserError(
-                f"{name} is not on the hub: download {dataset.github} from GitHub "
-                f"and set ++data.datasets.{name}.file=PATH"
-            )
         return None
     if kind not in ("local", "hub"):
         raise UserError(f"data source {kind!r} is unknown; use bundled, local or hub")
@@ -81,43 +75,14 @@ def read(path: Path, dataset: Dataset) -> list[dict[str, Any]]:
     return files.read(path, dataset.of_object, dataset.plausible)
 
 
-def _from_hub(dataset: Dataset, split: str, entry: Place) -> list[dict[str, Any]]:
-    name = dataset.name
-    if "id" not in entry:
-        raise UserError(
-            f"{name} has no hub id: set ++data.datasets.{name}.id=OWNER/NAME, or use data=local data.root=DIR"
-        )
-    repo = hub.Repo(str(entry["id"]), entry.get("revision"), "dataset")
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            "data=hub needs the package 'datasets': run `make setup`, or use data=bundled"
-        ) from error
-    if dataset.read_folder:
-        # As they are: load_dataset would take a header-less file's first row for its header.
-        return dataset.read_folder(hub.snapshot(repo, dataset.files))
-    try:
-        loaded = datasets.load_dataset(
-            entry["id"],
-            entry.get("config"),
-            split=entry.get("split", dataset.hub_split.get(split, split)),
-            revision=entry.get("revision"),
-        )
-    except Exception as error:  # its own, pyarrow's, httpx's: they have no base in common
-        hub.file(
-            repo, "README.md", missing_ok=True
-        )  # load_dataset hides the hub's own reason: this raises it
-        remedy = "check its id, config, split and revision"
-        raise hub.explained(error, repo, remedy=remedy) from error
-    return [dict(row) for row in loaded]
-
-
 def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
     """All rows of the data set's split ("train", "test"; for guard one of `data.guard.SPLITS`)."""
     path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
-    found = read(path, dataset) if path else _from_hub(dataset, split, entry)
-    if dataset.divided and (path is None or _both(name, source)):
+    of_hub = path is None and not dataset.github
+    if path is None and dataset.github:
+        path = github.fetched(dataset.github, name)
+    found = read(path, dataset) if path else hub_rows.rows(dataset, split, entry)
+    if dataset.divided and (of_hub or _both(name, source)):
         found = dataset.divided(found, split, entry)
         if not found:
             raise UserError(
@@ -133,7 +98,16 @@ def rows(name: str, split: str, source: Source) -> list[dict[str, Any]]:
 
 def where(name: str, split: str, source: Source) -> str:
     """Where the rows come from, for an error's line: the file, or the id on the hub."""
-    return str(path_of(name, split, source) or place_of(name, source).get("id"))
+    github_file = find(name, source).github
+    return str(path_of(name, split, source) or github_file or place_of(name, source).get("id"))
+
+
+def at_hand(name: str, split: str, source: Source) -> bool:
+    """Whether the split can be read without the network."""
+    path, entry, dataset = path_of(name, split, source), place_of(name, source), find(name, source)
+    if path is None and dataset.github:
+        return dataset.github.place.is_file()
+    return path is not None or hub_rows.at_hand(dataset, split, entry)
 
 
 def fingerprint(name: str, split: str, source: Source) -> str:
@@ -148,6 +122,8 @@ def fingerprint(name: str, split: str, source: Source) -> str:
         if dataset.division and _both(name, source):
             content.append(dataset.division(entry).encode())
         return hashlib.sha256(b"".join(content)).hexdigest()
+    if dataset.github:
+        return dataset.github.sha256  # as of the same file, given by its path
     known = {key: entry.get(key) for key in ("id", "revision", "config", "split")}
     known |= {"content": dataset.division(entry) if dataset.division else None, "reader": reader}
     return " ".join(f"{key}={value}" for key, value in known.items() if value is not None)

@@ -7,13 +7,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from data import github, loading
+from data.catalogue import find
 from pipeline.artifacts import ADAPTER
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.revisions import data_sets
 from pipeline.settings import HubJudge, HubMember, Judge, Member
+from pipeline.stage_settings import BenchmarkItems, TrainingRows, of_prepare
 from pipeline.store import External, Step, Store
-from safemerge import hub
+from safemerge import hub, hub_model
 from safemerge.errors import UserError
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
@@ -32,13 +35,6 @@ def hub_token() -> bool:
     return get_token() is not None
 
 
-def in_hub_cache(repo: str, revision: str | None) -> bool:
-    """Whether a snapshot of the model lies in the hub's local cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
-
-
 def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float, bool]]:
     """(id, revision, GB, gated) of the hub models that neither the store nor the hub's cache holds."""
     config = x.config
@@ -51,7 +47,7 @@ def hub_models(x: Experiment, store: Store) -> list[tuple[str, str | None, float
     for node, step in nodes:
         if not isinstance(node, HubMember | HubJudge):
             continue
-        if not store.has(step) and not in_hub_cache(node.id, node.revision):
+        if not store.has(step) and not hub_model.cached(hub.Repo(node.id, node.revision)):
             found.append((node.id, node.revision, node.download_gb, node.gated))
     return found
 
@@ -62,6 +58,23 @@ def gated_data(x: Experiment, store: Store) -> list[str]:
         return []
     wanted = {step.settings.get("dataset") for step in x.prepared if not store.has(step)}
     return [str(its.id) for name, its in data_sets(x.config).items() if its.gated and name in wanted]
+
+
+def rows_to_fetch(x: Experiment, store: Store, github: bool) -> list[str]:
+    """The data sets, of GitHub or else of the hub, whose rows neither the store nor a cache holds."""
+    config, source = x.config, x.config.data.where()
+    if config.data.source != "hub" or "prepare" not in config.stages:
+        return []
+    found = set()
+    for step in x.prepared:
+        its = of_prepare(step.settings)
+        if not isinstance(its, TrainingRows | BenchmarkItems) or store.has(step):
+            continue
+        split = "train" if isinstance(its, TrainingRows) else "test"
+        on_github = find(its.dataset, source).github is not None
+        if on_github is github and not loading.at_hand(its.dataset, split=split, source=source):
+            found.add(its.dataset)
+    return sorted(found)
 
 
 def missing(x: Experiment, store: Store) -> list[str]:
@@ -78,15 +91,16 @@ def missing(x: Experiment, store: Store) -> list[str]:
     gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
     if gated and not hub_token():
         lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")
-    needs_hub = bool(models) or (config.data.source == "hub" and "prepare" in config.stages)
-    if needs_hub and not hub.reachable():
-        lacks.append(
-            f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)"
-        )
-    if config.data.source == "hub" and "prepare" in config.stages:
-        place = config.data.datasets.get("safety")
-        if place is None or not place.file or not Path(place.file).exists():
-            lacks.append("the Bianchi safety data (GitHub only: set data.datasets.safety.file)")
+    if not hub.reachable():
+        rows = rows_to_fetch(x, store, github=False)
+        if models or rows:
+            what = [f"{sum(gb for _, _, gb, _ in models):.0f} GB"] * bool(models) + rows
+            lacks.append(
+                f"the network ({', '.join(what)} to fetch from the model hub, which does not answer)"
+            )
+    if (rows := rows_to_fetch(x, store, github=True)) and not github.reachable():
+        files = ", ".join(f"{find(name, config.data.where()).github}" for name in rows)
+        lacks.append(f"GitHub, which does not answer (get {files} and set data.datasets.{rows[0]}.file=PATH)")
     return lacks
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from data import loading
-from data.dataset import Source
 from pipeline import content, settings
 from pipeline.artifacts import ADAPTER
 from pipeline.settings import Config
@@ -31,24 +30,12 @@ from safemerge.errors import UserError
 PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
-def _fingerprint(dataset: str, split: str, source: Source) -> str:
-    if (
-        source["source"] == "hub"
-        and dataset == "safety"
-        and not source["datasets"].get("safety", {}).get("file")
-    ):
-        return (
-            "file not given"  # `make plan` still prints; preflight asks for the file before anything starts
-        )
-    return loading.fingerprint(dataset, source=source, split=split)
-
-
 def training_rows(
     config: Config, name: str, dataset: str, limit: int | None, part: str | None = None
 ) -> Step:
     """A training set: `limit` rows (None: all) of a data set, or of one of its disjoint parts. `name` is for the screen."""
     source = config.data.where()
-    its = TrainingRows(dataset, limit, part, _fingerprint(dataset, "train", source))
+    its = TrainingRows(dataset, limit, part, loading.fingerprint(dataset, split="train", source=source))
     return Step("prepare", f"rows for {name}", its.keyed(), {}, Origin(source))
 
 
@@ -56,7 +43,7 @@ def items(config: Config, dataset: str) -> Step:
     """A benchmark's prompts with references, both halves."""
     source = config.data.where()
     limit = config.data.limits.items.get(dataset)
-    its = BenchmarkItems(dataset, limit, _fingerprint(dataset, "test", source))
+    its = BenchmarkItems(dataset, limit, loading.fingerprint(dataset, split="test", source=source))
     return Step("prepare", f"prompts of {dataset}", its.keyed(), {}, Origin(source))
 
 

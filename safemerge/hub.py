@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,8 @@ from urllib.parse import urlsplit
 
 from safemerge.errors import UserError, causes, first_line, full_disk
 
-AGAIN = "run the same command again, which goes on where it stopped; if that fails too, check the network"
+AGAIN = "run the same command again, which keeps the files that are complete; if that fails too, check the network"
+_CHUNK = 1 << 22  # bytes read at once
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,22 @@ class Repo:
         return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
 
-def reachable(seconds: float = 3.0) -> bool:
-    """Whether a connection to the hub (or HF_ENDPOINT) can be opened."""
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the hub, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def reachable(seconds: float = 3.0, address: str | None = None) -> bool:
+    """Whether a connection to an address can be opened, by way of the proxy that the environment names for it.
+
+    address: None for the hub (HF_ENDPOINT).
+    """
+    if offline():
         return False
-    url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    url = urlsplit(address or os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
         with socket.create_connection((url.hostname or "", port), timeout=seconds):
@@ -92,22 +106,77 @@ def file(repo: Repo, name: str, *, missing_ok: bool = False) -> Path | None:
         raise explained(error, repo, name) from error
 
 
-def snapshot(repo: Repo, patterns: Sequence[str]) -> Path:
-    """A folder of the files that match the patterns, in the hub's cache; its name is the commit.
+def snapshot(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ()) -> Path:
+    """A folder of the files that match the patterns, in the hub's cache and as the hub has them; its name is the commit.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: they cannot be had, or one of them is damaged, which is then removed.
     """
     import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
 
     try:
-        return Path(
+        folder = Path(
             huggingface_hub.snapshot_download(
-                repo.id, repo_type=repo.kind, revision=repo.revision, allow_patterns=list(patterns)
+                repo.id,
+                repo_type=repo.kind,
+                revision=repo.revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(ignore) or None,
             )
         )
     except Exception as error:  # as above
         raise explained(error, repo) from error
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in filter_repo_objects(
+        names, allow_patterns=list(patterns), ignore_patterns=list(ignore) or None
+    ):
+        _undamaged(repo, folder / name, name)
+    return folder
+
+
+def cached(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ()) -> Path | None:
+    """The folder that `snapshot` would give without the network; None if a file is known to be missing from it."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo.id,
+                repo_type=repo.kind,
+                revision=repo.revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(ignore) or None,
+                local_files_only=True,
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError):
+        return None
+
+
+def _undamaged(repo: Repo, path: Path, name: str) -> None:
+    """The cache names content by its hash, SHA-256 or (small files) git's SHA-1; downloads are checked by size only.
+
+    Raises:
+        UserError: the content is another one. The file is removed, so that the next run fetches it anew.
+    """
+    blob = path.resolve()
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return  # a cache without links, which does not know
+    digest = hashlib.sha256()
+    if len(blob.name) == 40:
+        digest = hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
+    with blob.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != blob.name:
+        path.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
+        raise UserError(
+            f"{name} of {repo} came damaged (its hash is {digest.hexdigest()[:12]}, the hub's {blob.name[:12]}) and was "
+            "removed: run the same command again, which fetches it anew"
+        )
 
 
 def explained(error: BaseException, repo: Repo, name: str = "", *, remedy: str = AGAIN) -> UserError:

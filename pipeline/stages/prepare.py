@@ -26,16 +26,13 @@ from pipeline.stage_settings import (
 )
 from pipeline.unkeyed import Folder, Origin
 from pipeline.worker import Job
-from safemerge import hub
+from safemerge import hub, hub_model
 from safemerge.errors import UserError
-
-#: What transformers and vLLM read of a model on the hub.
-MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 
 
 def from_hub(settings: HubModel, output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
-    path = hub.snapshot(hub.Repo(settings.id, settings.revision), MODEL_FILES)
+    path = hub_model.fetched(hub.Repo(settings.id, settings.revision))
     (output / MODEL).write_text(json.dumps({"path": str(path), "id": settings.id, "commit": path.name}))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data import loading, pubmedqa, sources
+from data import loading, pubmedqa
 from data.harmful import from_columns
 from data.schema import Example
 from safemerge.errors import UserError
@@ -24,7 +24,6 @@ needs_copies = pytest.mark.skipif(not COPIES.is_dir(), reason=f"no local copies 
         (lambda: loading.items("advbench", source=loading.BUNDLED), ["advbench", "data=local"]),
         (lambda: loading.items("nope", source=loading.BUNDLED), ["nope", "directharm"]),
         (lambda: loading.training("nope", source=loading.BUNDLED), ["nope", "pubmedqa"]),
-        (lambda: loading.training("safety", source=HUB), ["GitHub", "vinid/safety-tuned-llamas", "file"]),
         (lambda: loading.training("helpful", source=HUB), ["helpful", "hub id"]),
         (lambda: loading.training("safety", source=loading.BUNDLED, part="x"), ["part='x'", "align"]),
         (lambda: loading.training("gsm8k", source=loading.BUNDLED, part="align"), ["safety data only"]),
@@ -66,28 +65,6 @@ def test_a_file_given_for_the_hub_is_read(tmp_path: Path) -> None:
     before = loading.fingerprint("safety", split="train", source=source)
     path.write_text('[{"instruction": "Do harm", "input": "", "output": "Never."}]')
     assert loading.fingerprint("safety", split="train", source=source) != before
-
-
-def test_hub_rows_are_loaded_by_id_config_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    calls = []
-    rows = sources.rows("pubmedqa", "test", LOCAL) if COPIES.is_dir() else []
-    rows = rows or [{**r, "pubid": 12377809} for r in sources.rows("pubmedqa", "test", loading.BUNDLED)[:1]]
-    rows = [*rows, {**rows[0], "pubid": 1}]  # 1 is not a test id
-
-    def fake(*args, **kwargs):
-        calls.append((args, kwargs))
-        return rows
-
-    monkeypatch.setattr(datasets, "load_dataset", fake)
-    source = {
-        "source": "hub",
-        "root": None,
-        "datasets": {"pubmedqa": {"id": "a/b", "config": "c", "revision": "r"}},
-    }
-    assert len(loading.items("pubmedqa", source=source)) == len(rows) - 1
-    assert [e.id for e in loading.training("pubmedqa", source=source)] == ["pubmedqa/1"]
-    assert calls[0] == (("a/b", "c"), {"split": "train", "revision": "r"})
 
 
 def test_official_test_ids() -> None:

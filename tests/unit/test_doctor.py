@@ -31,7 +31,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No import of vLLM, no network, nothing composed twice."""
     monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "0.32.0")
     monkeypatch.setattr(doctor, "compose", lambda name, overrides: composed(name, *overrides))
-    monkeypatch.setattr("safemerge.hub.reachable", lambda: False)
+    monkeypatch.setattr("safemerge.hub.reachable", lambda **_: False)
     monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(precision, "gpus", list)
     monkeypatch.setattr(doctor, "CGROUP", Path("nowhere"))
@@ -157,7 +157,7 @@ def test_without_vllm_the_way_around_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_hub_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr("safemerge.hub.reachable", lambda: time.sleep(30))
+    monkeypatch.setattr("safemerge.hub.reachable", lambda **_: time.sleep(30))
     monkeypatch.setattr(doctor, "HUB_S", 0.2)
     before = time.monotonic()
     assert "does not answer" in doctor.hub().found

@@ -114,9 +114,14 @@ def test_the_prepare_stage_says_it_of_a_model_and_notes_the_commit(
     assert not list(tmp_path.iterdir())
     asked: dict[str, Any] = {}
 
+    folder = tmp_path / "snapshots" / "c0ffee"
+
     def fetched(name: str, **options: Any) -> str:
         asked.update(options, name=name)
-        return "/cache/snapshots/c0ffee"
+        folder.mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            (folder / file).touch()
+        return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     from_hub(HubModel("org/chat", "v1"), tmp_path)
@@ -140,16 +145,22 @@ def test_a_data_set_of_several_files_says_it(monkeypatch: pytest.MonkeyPatch) ->
         loading.items("hexphi", source=SOURCE)
 
 
-def test_a_data_set_says_the_hubs_reason_which_its_loader_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
+def test_the_hub_is_looked_for_by_way_of_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the proxy gets out, a connection to the hub itself would fail, and downloads would not."""
+    import socket
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError("Couldn't find any data file at org/sums.\nIndeed.")
+    asked: list[tuple[str, int]] = []
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    fails(monkeypatch, "hf_hub_download", answered("GatedRepoError", 401))
-    with pytest.raises(UserError, match=r"org/sums is gated: .*huggingface\.co/datasets/org/sums"):
-        loading.items("gsm8k", source=SOURCE)
-    fails(monkeypatch, "hf_hub_download", answered("RemoteEntryNotFoundError"))  # the hub has no objection
-    with pytest.raises(UserError, match=r"org/sums@v1 .*any data file at org/sums\.\): check its id, config"):
-        loading.items("gsm8k", source=SOURCE)
+    def connect(address: tuple[str, int], **_: Any) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for name in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.cluster:3128")
+    assert hub.reachable() and asked.pop() == ("proxy.cluster", 3128)
+    monkeypatch.setenv("NO_PROXY", "huggingface.co")
+    assert hub.reachable() and asked.pop() == ("huggingface.co", 443)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")  # as huggingface_hub reads it
+    assert not hub.reachable() and not asked

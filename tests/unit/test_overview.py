@@ -35,7 +35,7 @@ def test_the_plan_of_a_paper_model(
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "none"))
-    monkeypatch.setattr("safemerge.hub.reachable", lambda seconds=3.0: False)
+    monkeypatch.setattr("safemerge.hub.reachable", lambda **_: False)
     x = experiment(model=model)
     overview.show(x, Store(tmp_path / "store"), Console(width=200))
     said = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -52,6 +53,10 @@ def snapshot(home: Path, repo: str, revision: str) -> None:
     folder = home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / revision
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    shards = {f"weight{n}": f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    for name in shards.values():
+        (folder / name).touch()
 
 
 def test_a_small_model_needs_nothing(tiny: plan.Experiment, tmp_path: Path) -> None:
@@ -69,7 +74,8 @@ def test_everything_missing_is_said_in_one_line(big: plan.Experiment, tmp_path: 
         "HF_TOKEN",
         "Llama-Guard-3-8B",
         "network",
-        "Bianchi",
+        "get data/training/safety_only_data_Instructions.json of github.com/vinid/safety-tuned-llamas at 36a4b8d",
+        "set data.datasets.safety.file=PATH",
     ):
         assert word in said
     assert "\n" not in said
@@ -126,6 +132,9 @@ def test_models_in_the_hub_cache_are_not_fetched(big: plan.Experiment, tmp_path:
     snapshot(tmp_path / "hub", str(aligned.id), "0" * 40)
     names = [name for name, *_ in preflight.hub_models(big, store)]
     assert base.id not in names and aligned.id in names and len(names) == 2
+    # Half of a model is none: without the network the run would stop after the plan said that nothing lacks.
+    next((tmp_path / "hub").rglob(f"{base.revision}/model-00002-of-00002.safetensors")).unlink()
+    assert base.id in [name for name, *_ in preflight.hub_models(big, store)]
 
 
 def test_models_in_the_store_are_not_fetched(big: plan.Experiment, tmp_path: Path) -> None:
@@ -168,3 +177,14 @@ def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "four"}')
     with pytest.raises(UserError, match="declares no rank r"):
         required()
+
+
+def test_rows_in_a_cache_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With models, rows and the GitHub file at hand, nothing is said of a network that is not there."""
+    x = experiment("smollm2-135m-hub", "judge=[refusal]")
+    store = Store(tmp_path / "store")
+    said = " ".join(preflight.missing(x, store))
+    assert "directharm, gsm8k, xstest to fetch" in said and "GitHub, which does not answer" in said
+    monkeypatch.setattr("data.loading.at_hand", lambda *_, **__: True)
+    monkeypatch.setattr("safemerge.hub_model.cached", lambda _: True)
+    assert preflight.missing(x, store) == []

@@ -52,7 +52,7 @@ class Hub:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, commit: str = ONE) -> None:
         self.commit, self.asked = commit, list[tuple[str, str, str]]()
-        monkeypatch.setattr("safemerge.hub.reachable", lambda: True)
+        monkeypatch.setattr("safemerge.hub.reachable", lambda **_: True)
         monkeypatch.setattr(HfApi, "repo_info", self.repo_info)
 
     def repo_info(self, *, repo_id: str, repo_type: str, revision: str, **_: Any) -> SimpleNamespace:
@@ -111,7 +111,7 @@ def test_without_the_network_the_hubs_cache_knows(
     Hub(monkeypatch)
     online = pinned(config)
     assert (cache / "datasets--Paul--XSTest" / "refs" / "main").read_text() == ONE
-    monkeypatch.setattr("safemerge.hub.reachable", lambda: False)
+    monkeypatch.setattr("safemerge.hub.reachable", lambda **_: False)
     monkeypatch.setattr(HfApi, "repo_info", None)
     assert pinned(config) == online  # the same keys: what was made is found again
     (cache / "datasets--Paul--XSTest" / "refs" / "main").write_text(TWO)
@@ -122,7 +122,7 @@ def test_without_the_network_the_hubs_cache_knows(
 def test_where_neither_knows_it_the_plan_says_so_and_the_run_stops(
     config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("safemerge.hub.reachable", lambda: False)
+    monkeypatch.setattr("safemerge.hub.reachable", lambda **_: False)
     assert guarded(lambda: run(config.model_copy(update={"dry_run": True}))) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"revision not resolved: {DIRECTHARM}: the hub is not reached, and its cache does not know" in said
@@ -152,6 +152,6 @@ def test_what_is_not_on_the_hub_is_said_in_the_plan(config: Config, monkeypatch:
 
 
 def test_data_of_your_own_asks_the_hub_for_nothing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safemerge.hub.reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr("safemerge.hub.reachable", lambda **_: pytest.fail("asked the hub"))
     config.data.source = "local"
     assert pinned(config) == config

@@ -1,0 +1,1 @@
+"""A stand-in for the Hugging Face hub on loopback, and the repositories that it serves."""
