@@ -241,7 +241,7 @@ def write_page(paths: Sequence[Path], output: Path) -> list[PairRow]:
             "all, with SafeMERGE at a common tau"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    picture = draw(rows, output.with_suffix(""))[0]
+    picture = next(p for p in draw(rows, output.with_suffix("")) if p.suffix == ".png")
     found = table(rows)
     shown = f"![Jaccard index per pair of runs]({picture.name})"
     output.write_text(

@@ -21,11 +21,15 @@ def null_scatter(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
     rows = module_rows(entry)
     if not rows:
         return paths
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter
+
     selected = set(point.spec.selected) if point else set()
     with figure(6.6, 4.6, paths, stem) as (fig, axes):
         ax = axes[0][0]
-        for i, kind in enumerate(dict.fromkeys(row.kind for row in rows)):
-            colour, marker = LOOKS[i % len(LOOKS)]
+        names = dict.fromkeys(row.kind for row in rows)
+        looks = {kind: LOOKS[i % len(LOOKS)] for i, kind in enumerate(names)}
+        for kind, (colour, marker) in looks.items():
             its = [row for row in rows if row.kind == kind]
             ax.scatter(
                 [row.null for row in its],
@@ -53,9 +57,20 @@ def null_scatter(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
         ax.set_xlabel("null: mean ρ of an update that knows nothing of V")
         ax.set_ylabel("ρ")
         ax.set_title(f"ρ against its null ({entry.title})", loc="left", fontsize=10)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(FuncFormatter(_minor))
         handles, labels = ax.get_legend_handles_labels()
-        for handle in handles[:-2]:  # as open markers, whatever the first module of the kind is
-            handle.set_facecolor("none")
+        kinds = [
+            Line2D([], [], color=colour, marker=marker, markersize=5, markerfacecolor="none", linestyle="")
+            for colour, marker in looks.values()
+        ]
+        handles = [*kinds, *handles[len(kinds) :]]
         title = f"full: merged ({len(selected)})" if selected else None
         fig.legend(handles, labels, loc="outside right upper", fontsize=8.5, title=title, title_fontsize=8.5)
     return paths
+
+
+def _minor(value: float, _: int) -> str:
+    """Of the ticks within a decade, 2 and 5 have a number."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""

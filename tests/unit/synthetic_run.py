@@ -51,7 +51,10 @@ BEHAVIOUR: dict[str, Behaviour] = {  # by the method's file in conf/method
 }
 KEEP = 0.9  # of the utility gained
 TAUS, ALPHAS = ["q0.25", "q0.5", "q0.75"], [0.5, 0.8]
-CONTROLS = ("random_k", "highest_k", "null_k", "ratio_k")  # files in conf/method
+CONTROLS = (
+    "random_k",
+    "highest_k",
+)  # files in conf/method; null_k and ratio_k make a run that takes longer to report
 
 
 def configured(group: str, name: str) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def write_run(
     fail: bool = False,
     evil: str = EVIL,
     draws: tuple[int, ...] = (0,),
+    controls: tuple[str, ...] = CONTROLS,
 ) -> Path:
     """run.json with n prompts per benchmark, half of them dev, a 3 x 2 safemerge grid and its controls.
 
@@ -102,7 +106,7 @@ def write_run(
         ],
         config={"model": {"name": model}, "train": {"learning_rate": 1e-3, "note": "<b>not bold</b>"}},
         keep_gain=KEEP,
-        runs=[_entry(folder, model, task, seed, n, fail, evil, draws) for seed in seeds],
+        runs=[_entry(folder, model, task, seed, n, fail, evil, draws, controls) for seed in seeds],
     )  # fmt: skip
     path = folder / "run.json"
     run.write(path)
@@ -110,7 +114,15 @@ def write_run(
 
 
 def _entry(
-    folder: Path, model: str, task: str, seed: int, n: int, fail: bool, evil: str, draws: Sequence[int]
+    folder: Path,
+    model: str,
+    task: str,
+    seed: int,
+    n: int,
+    fail: bool,
+    evil: str,
+    draws: Sequence[int],
+    controls: Sequence[str],
 ) -> EntryRecord:
     base = folder / f"seed{seed}"
     base.mkdir(parents=True, exist_ok=True)
@@ -151,7 +163,7 @@ def _entry(
         primary_judge="guard",
         selection_benchmark="directharm",
         benchmarks=benchmarks,
-        points=[writer.record(*point) for point in _points(draws)],
+        points=[writer.record(*point) for point in _points(draws, controls)],
         checks=_checks("fail" if fail else "pass"),
     )
 
@@ -164,22 +176,19 @@ def _checks(status: Literal["pass", "fail"]) -> list[Check]:
     ]
 
 
-def _points(draws: Sequence[int]) -> Iterable[tuple[str, Point, Behaviour]]:
+def _points(draws: Sequence[int], controls: Sequence[str]) -> Iterable[tuple[str, Point, Behaviour]]:
     """(its method's file, the point, how it behaves): the others first, then the grids."""
     for name, behaviour in BEHAVIOUR.items():
         for point in points_of(name):
             yield name, point, behaviour
     grid = {"alpha": ALPHAS, "combine": "exact"}
-    knobs = {
-        "safemerge": {"tau": TAUS},
-        "random_k": {"like": TAUS, "seed": draws},
-        "highest_k": {"like": TAUS},
-        "null_k": {"like": TAUS},
-        "ratio_k": {"like": TAUS},
-    }
+    knobs: dict[str, dict[str, Any]] = {"safemerge": {"tau": TAUS}}
+    knobs |= {name: {"like": TAUS} for name in controls}
+    if "random_k" in knobs:
+        knobs["random_k"]["seed"] = draws
     for name, own in knobs.items():
         for point in points_of(name, **grid, **own):
-            good = float(str(point.tau)[1:]) * (1.4 - (point.alpha or 0)) * (0.6 if name in CONTROLS else 1.0)
+            good = float(str(point.tau)[1:]) * (1.4 - (point.alpha or 0)) * (0.6 if name in controls else 1.0)
             yield name, point, (0.70 - 0.15 * good, 0.50 - 0.45 * good, 0.02 + 0.06 * good)
 
 

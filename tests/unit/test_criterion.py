@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,16 @@ from evaluation.criterion_tables import controls_table, kinds_table, nulls_table
 from evaluation.figures import null_scatter
 from evaluation.report import build_report
 from evaluation.results import Entry, load
-from evaluation.run_file import RunFile, read_run
 from safemerge.selection import Selection, select
-from safemerge.table import read_table, write_table
+from safemerge.table import read_table
 
+EVERY = ("random_k", "highest_k", "null_k", "ratio_k")
 OLD = "module,layer,kind,rho,norm_task,norm_v,norm_projected,flags"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("run"), n=40, draws=(0, 1))
+    return write_run(tmp_path_factory.mktemp("run"), n=40, draws=(0, 1), controls=EVERY)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def test_each_control_is_compared_with_the_same_arithmetic_and_number_of_modules
     }
     assert all(row.merged == row.of_control and len(row.values) == 2 for row in harm)
     assert {row.draws for row in harm if "random" in row.against} == {2}
-    assert next(row for row in harm if "highest" in row.against).shared < 0.5
+    opposite = next(row for row in harm if "highest" in row.against)
+    merged = opposite.merged[0]
+    assert opposite.shared == pytest.approx(max(0, 2 * merged - 18) / merged)
     for row in group.controls:
         assert row.low <= row.difference <= row.high
         assert row.difference == pytest.approx(sum(row.values) / 2)
@@ -100,29 +103,23 @@ def test_the_tables_the_figure_and_the_report_have_them(
 ) -> None:
     assert len(controls_table(group).rows) == 12
     assert len(nulls_table(group).rows) == 2 and len(kinds_table(group).rows) == 3
-    assert [path.suffix for path in null_scatter(entries[0], None, tmp_path / "x")] == [".png", ".svg"]
+    assert {path.suffix for path in null_scatter(entries[0], None, tmp_path / "x")} == {".png", ".svg"}
     report = build_report(run, tmp_path / "report")
     text = (report.folder / "report.md").read_text()
     assert "### The criterion against its controls" in text and "rho_null.png" in text
 
 
-def test_runs_from_before_the_null_are_still_reported(run: Path, tmp_path: Path) -> None:
+def test_runs_from_before_the_null_are_still_reported(tmp_path: Path) -> None:
     """Neither `rule` in run.json nor a null in one seed's table."""
-    found = read_run(run)
-    old = RunFile.model_validate({**found.model_dump(), "runs": [its.model_dump() for its in found.runs]})
-    for its in old.runs:
-        for point in its.points:
-            point.rule = None
-    path = run.with_name("old.json")
-    old.write(path)
-    table = run.parent / "seed0" / "similarity.csv"
-    rows = read_table(table)
-    lines = [f"{r.module},{r.layer},{r.kind},{r.rho},1.0,1.0,1.0," for r in rows]
-    try:
-        table.write_text("\n".join([OLD, *lines]) + "\n")
-        report = build_report(path, tmp_path / "report")
-    finally:
-        write_table(table, rows)
+    path = write_run(tmp_path / "old", n=8)
+    old = json.loads(path.read_text())
+    for its in old["runs"]:
+        its["points"] = [{k: v for k, v in point.items() if k != "rule"} for point in its["points"]]
+    path.write_text(json.dumps(old))
+    table = path.parent / "seed0" / "similarity.csv"
+    lines = [f"{r.module},{r.layer},{r.kind},{r.rho},1.0,1.0,1.0," for r in read_table(table)]
+    table.write_text("\n".join([OLD, *lines]) + "\n")
+    report = build_report(path, tmp_path / "report")
     assert report.groups[0].controls == [] and [row.seed for row in report.groups[0].nulls] == [1]
     with (report.folder / "similarity.csv").open(newline="") as file:
         merged = list(csv.DictReader(file))

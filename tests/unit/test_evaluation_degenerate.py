@@ -148,28 +148,28 @@ def answer(point: PointRecord, benchmark: str, asked: list[HalfName]) -> None:
 
 CASES: dict[str, tuple[Change, set[str]]] = {
     # what happened: (how, the figures that can then be drawn with one seed)
-    "nothing": (lambda *_: None, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
-    "all verdicts invalid": (invalid_verdicts, {"rho_heatmap", "training"}),
-    "every reply empty": (empty_replies, {"rho_heatmap", "training"}),
-    "utility 0 everywhere": (no_utility, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
-    "one grid point": (one_grid_point, {"pareto", "rho_heatmap", "categories", "training"}),
+    "nothing": (lambda *_: None, {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories", "training"}),
+    "all verdicts invalid": (invalid_verdicts, {"rho_heatmap", "rho_null", "training"}),
+    "every reply empty": (empty_replies, {"rho_heatmap", "rho_null", "training"}),
+    "utility 0 everywhere": (no_utility, {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories", "training"}),
+    "one grid point": (one_grid_point, {"pareto", "rho_heatmap", "rho_null", "categories", "training"}),
     "no similarity table": (no_similarity, {"pareto", "tau_curve", "categories", "training"}),
     "no rho": (empty_similarity, {"pareto", "tau_curve", "categories", "training"}),
-    "one prompt per category": (one_prompt_per_category, {"pareto", "tau_curve", "rho_heatmap", "training"}),
-    "no training log": (no_training_log, {"pareto", "tau_curve", "rho_heatmap", "categories"}),
+    "one prompt per category": (one_prompt_per_category, {"pareto", "tau_curve", "rho_heatmap", "rho_null", "training"}),
+    "no training log": (no_training_log, {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories"}),
     "a loss that is no number": (
         diverged_training,
-        {"pareto", "tau_curve", "rho_heatmap", "categories", "training"},
+        {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories", "training"},
     ),
-    "only the phrase judge": (phrases_only, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
-    "no held-out pairs": (no_calibration, {"pareto", "tau_curve", "rho_heatmap", "categories", "training"}),
-    "only the fine-tuned model": (only("finetuned"), {"rho_heatmap", "categories", "training"}),
-    "only SafeMERGE": (only("safemerge"), {"tau_curve", "rho_heatmap", "categories", "training"}),
+    "only the phrase judge": (phrases_only, {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories", "training"}),
+    "no held-out pairs": (no_calibration, {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories", "training"}),
+    "only the fine-tuned model": (only("finetuned"), {"rho_heatmap", "rho_null", "categories", "training"}),
+    "only SafeMERGE": (only("safemerge"), {"tau_curve", "rho_heatmap", "rho_null", "categories", "training"}),
     "each half where it is read": (
         halves_where_they_are_read,
-        {"pareto", "tau_curve", "rho_heatmap", "categories", "training"},
+        {"pareto", "tau_curve", "rho_heatmap", "rho_null", "categories", "training"},
     ),
-    "no harm benchmark": (no_harm_benchmark, {"rho_heatmap", "training"}),
+    "no harm benchmark": (no_harm_benchmark, {"rho_heatmap", "rho_null", "training"}),
 }  # fmt: skip
 
 
