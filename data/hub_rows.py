@@ -116,7 +116,9 @@ def _listed(repo: hub.Repo, card: Path, config: str | None) -> Any:
     from huggingface_hub import DatasetCard
 
     try:
-        listed = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data) if card.is_file() else {}
+        listed: Any = (
+            MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data) if card.is_file() else {}
+        )
         name = config or (listed.get_default_config_name() if listed else None)
     except ValueError as error:
         raise UserError(f"{CARD} of the data set {repo} cannot be read: {first_line(error)}") from error

@@ -67,7 +67,7 @@ def rows_to_fetch(x: Experiment, store: Store, github: bool) -> list[str]:
         return []
     found = set()
     for step in x.prepared:
-        its = of_prepare(step.settings)
+        its = of_prepare(dict(step.settings))
         if not isinstance(its, TrainingRows | BenchmarkItems) or store.has(step):
             continue
         split = "train" if isinstance(its, TrainingRows) else "test"

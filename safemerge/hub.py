@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import re
@@ -113,7 +114,6 @@ def snapshot(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ())
         UserError: they cannot be had, or one of them is damaged, which is then removed.
     """
     import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
 
     try:
         folder = Path(
@@ -128,11 +128,15 @@ def snapshot(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ())
     except Exception as error:  # as above
         raise explained(error, repo) from error
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in filter_repo_objects(
-        names, allow_patterns=list(patterns), ignore_patterns=list(ignore) or None
-    ):
-        _undamaged(repo, folder / name, name)
+    for name in names:  # others in the same folder are of another call, which has looked at them
+        if _any_matches(name, patterns) and not _any_matches(name, ignore):
+            _undamaged(repo, folder / name, name)
     return folder
+
+
+def _any_matches(name: str, patterns: Sequence[str]) -> bool:
+    """As huggingface_hub matches names."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def cached(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ()) -> Path | None:
