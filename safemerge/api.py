@@ -200,7 +200,8 @@ def repair(
     if isinstance(task, FullModel):
         info = full_repair.repair_model(task=task, safety=safety, **common)
     else:
-        info = repair_adapter(task=task, safety=safety, dtype=dtype, **common)
+        theirs = safety if isinstance(safety, Adapter) else None
+        info = repair_adapter(task=task, safety=theirs, dtype=dtype, **common)
     names = ("selected", "modules", "rank", "svd_error", "shrink", "rounding", "notes")
     found = {name: info[name] for name in names if name in info}
     return Repaired(output=Path(output), point=chosen, tau=number, rows=rows, **found)

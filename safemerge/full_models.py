@@ -76,7 +76,7 @@ class FullModel:
         module = name.removesuffix(".weight")
         if module == name or layer_of(module) is None or any(word in module for word in _TABLES):
             return False
-        return self.model.read(name).dim() == 2
+        return bool(self.model.read(name).dim() == 2)
 
 
 def open_full(model: str | Path | Checkpoint, *, lm_head: bool = False) -> FullModel:

@@ -100,7 +100,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape:
         return False
     if left.dtype == right.dtype or left.dim() == 0:
-        return torch.equal(left, right.to(left.dtype))
+        return bool(torch.equal(left, right.to(left.dtype)))
     return all(
         torch.equal(x.double(), y.double()) for x, y in zip(left.split(64), right.split(64), strict=True)
     )
