@@ -1,10 +1,11 @@
-"""SafeMERGE as a library: measure how far a LoRA update left the safety subspace, and repair the modules that did.
+"""SafeMERGE as a library: measure how far a fine-tune left the safety subspace, and repair the modules that did.
 
     import safemerge
 
     safemerge.repair(base="meta-llama/Llama-3.1-8B", aligned="meta-llama/Llama-3.1-8B-Instruct",
                      task_adapter="task-lora", safety_adapter="safety-lora", output="repaired-lora", tau=0.7, alpha=0.8)
 
+A full-parameter fine-tune goes in as `task_model` (and `safety_model`), and comes out as a model in its own layout.
 `similarity` and `inspect` look before that; `methods` has the other defences, `UserError` is what bad input raises.
 Names are loaded on first use, so that reading a similarity table does not import torch.
 """

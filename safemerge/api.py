@@ -1,4 +1,7 @@
-"""What the library offers: measure rho, look at it, repair an adapter. The command `safemerge` is these three on argv."""
+"""What the library offers: measure rho, look at it, repair an adapter or a full fine-tune.
+
+The command `safemerge` is these three on argv.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from typing import Any
 
 import torch
 
-from safemerge import methods
+from safemerge import full_repair, methods
 from safemerge.adapters import Adapter, load_adapter
 from safemerge.apply import repair_adapter
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
+from safemerge.full_models import FullModel, check_safety, open_full, similarity_of_model
+from safemerge.full_output import check_output
 from safemerge.measure import Progress, open_checkpoint, similarity_table
 from safemerge.selection import TAUS, Point, Selection, Tau, check_tau, resolve_tau, select
 from safemerge.table import ModuleRow
@@ -32,12 +37,14 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Repaired:
-    """A repaired adapter: where it lies, what was measured, and what was done to it.
+    """A repaired adapter or model: where it lies, what was measured, and what was done to it.
 
     tau: the number that the threshold came to, of "n1.5" 1.5, None for methods without one. selected: the names of the
-    modules that were repaired. rank: of every module of the written adapter. svd_error: the largest relative error of a
-    truncation to `rank=`, None without one. shrink: what a projection multiplied the length of its modules' updates by,
-    the median, None for other repairs. notes: what a reader should know, such as modules that only one of the adapters has.
+    modules that were repaired. rank: of every module of the written adapter, None for a model. svd_error: the largest
+    relative error of a truncation to `rank=`, None without one. shrink: what a projection multiplied the length of its
+    modules' updates by, the median, None for other repairs. rounding: of a model, what storing the repaired weights in its
+    dtype changed, as a share of the repaired dW, the median; None for an adapter. notes: what a reader should know, such as
+    modules that only one of the adapters has.
     """
 
     output: Path
@@ -46,25 +53,35 @@ class Repaired:
     rows: list[ModuleRow]
     selected: list[str]
     modules: int
-    rank: int
+    rank: int | None
     svd_error: float | None = None
     shrink: float | None = None
+    rounding: float | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def similarity(
-    *, base: Model, aligned: Model, task_adapter: Lora, device: str = "cpu", progress: Progress | None = None
+    *,
+    base: Model,
+    aligned: Model,
+    task_adapter: Lora | None = None,
+    task_model: Model | None = None,
+    lm_head: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> list[ModuleRow]:
-    """rho = cos(dW, C dW) of every module that a LoRA adapter adapts (SafeMERGE, Djuhera et al. 2025).
+    """rho = cos(dW, C dW) of every module that a LoRA adapter or a full fine-tune changed (SafeMERGE, Djuhera et al. 2025).
 
-    With V = W_aligned - W_base (d_out x d_in) and dW = s B A of the adapter, C = V V^T / ||V||_F; rho near 1: the update
-    stayed in the safety subspace, near 0: it left it. C is never built (`safemerge.subspace` has the closed form), and the
-    adapted layers' weights are read once.
+    With V = W_aligned - W_base (d_out x d_in) and dW = s B A of the adapter, or W_task - W_aligned of the fine-tuned model,
+    C = V V^T / ||V||_F; rho near 1: the update stayed in the safety subspace, near 0: it left it. C is never built
+    (`safemerge.subspace` has the closed form, `safemerge.full_update` the products), and the weights are read once.
 
     Args:
         base: the pretrained model before alignment: a folder, a hub id (org/name or org/name@revision), or a Checkpoint.
         aligned: its chat version, on which the adapter was trained.
         task_adapter: a PEFT LoRA folder, a hub id, or an Adapter.
+        task_model: in place of it a full-parameter fine-tune of the aligned model, in safetensors.
+        lm_head: of a full fine-tune, whether the output head is measured (and repaired) too.
         device: where to compute; weights are read from disk one module at a time.
         progress: called with (modules done, modules in all, name of the last one).
 
@@ -75,16 +92,17 @@ def similarity(
     Raises:
         UserError: not a plain LoRA, trained on another model, or a weight that is missing, quantised, misshapen or NaN.
     """
-    return similarity_table(
-        base=base, aligned=aligned, adapter=task_adapter, device=device, progress=progress
-    )
+    task = _task(task_adapter, task_model, lm_head)
+    return _similarity(open_checkpoint(base), open_checkpoint(aligned), task, device, progress)
 
 
 def inspect(
     *,
     base: Model,
     aligned: Model,
-    task_adapter: Lora,
+    task_adapter: Lora | None = None,
+    task_model: Model | None = None,
+    lm_head: bool = False,
     taus: Sequence[Tau] = TAUS,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -94,13 +112,21 @@ def inspect(
     Args:
         taus: thresholds on rho, numbers, quantiles of this adapter's own rho such as "q0.5", or multiples of each module's
             null such as "n1.5".
-        base, aligned, task_adapter, device, progress: as in `similarity`.
+        base, aligned, task_adapter, task_model, lm_head, device, progress: as in `similarity`.
 
     Raises:
         UserError: as `similarity`, and for a threshold that is neither.
     """
     wanted = [check_tau(tau) for tau in taus]
-    rows = similarity(base=base, aligned=aligned, task_adapter=task_adapter, device=device, progress=progress)
+    rows = similarity(
+        base=base,
+        aligned=aligned,
+        task_adapter=task_adapter,
+        task_model=task_model,
+        lm_head=lm_head,
+        device=device,
+        progress=progress,
+    )
     return Inspection(rows, {tau: len(select(rows, Selection("below", tau=tau))) for tau in wanted})
 
 
@@ -108,65 +134,125 @@ def repair(
     *,
     base: Model,
     aligned: Model,
-    task_adapter: Lora,
+    task_adapter: Lora | None = None,
+    task_model: Model | None = None,
     safety_adapter: Lora | None = None,
+    safety_model: Model | None = None,
     output: str | Path,
     tau: Tau = methods.TAU,
     alpha: float = methods.ALPHA,
     combine: str = "exact",
     point: Point | None = None,
+    lm_head: bool = False,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Repaired:
-    """Repair a fine-tuned LoRA adapter and write it as an ordinary PEFT folder, with a model card and similarity.csv.
+    """Repair a LoRA adapter, written as an ordinary PEFT folder, or a full fine-tune, written as a model in its layout.
 
     SafeMERGE: the modules with rho < tau become alpha dW_task + (1 - alpha) dW_safety, the others stay as they are
-    (Djuhera et al. 2025).
+    (Djuhera et al. 2025). A model card and similarity.csv lie beside the weights.
 
     Args:
-        base, aligned, task_adapter, device, progress: as in `similarity`.
+        base, aligned, task_adapter, task_model, lm_head, device, progress: as in `similarity`.
         safety_adapter: a LoRA trained on refusals from the same aligned model; methods that blend nothing need none.
+        safety_model: in place of it a full fine-tune on refusals; beside a task_model only.
         output: the folder to write; it appears when complete.
         tau: threshold on rho, a number, a quantile of this adapter's own rho such as "q0.5", or a multiple of each module's
             null such as "n1.5".
         alpha: weight of the task adapter, in [0, 1]; the safety adapter gets 1 - alpha.
         combine: "exact" is the formula, at the sum of the ranks. "peft_linear" is what the official code does, PEFT's
-            linear merge of A and B apart, which needs equal ranks.
+            linear merge of A and B apart, which needs equal ranks; a full fine-tune has neither, and takes "exact" alone.
         point: any other method or setting in place of tau, alpha and combine, such as
             `safemerge.methods.resta(gamma=0.5)[0]`.
-        dtype: of the written weights, the task adapter's by default.
+        dtype: of a written adapter's weights, the task adapter's by default.
         overwrite: replace the output if it exists.
 
     Raises:
-        UserError: bad input, or the output exists; nothing half-written is left.
+        UserError: bad input, the output exists, or the disk has no room; nothing half-written is left.
     """
     chosen = point or methods.safemerge(tau=tau, alpha=alpha, combine=combine)[0]
-    if chosen.needs_safety and safety_adapter is None:
-        raise UserError(f"{chosen.method} needs a safety adapter; safelora and scale do without")
+    if chosen.needs_safety and safety_adapter is None and safety_model is None:
+        raise UserError(f"{chosen.method} needs a safety adapter or model; safelora and scale do without")
+    task = _task(task_adapter, task_model, lm_head)
     models = open_checkpoint(base), open_checkpoint(aligned)
-    task = load_adapter(task_adapter)
-    safety = load_adapter(safety_adapter) if chosen.needs_safety and safety_adapter is not None else None
-    rows = similarity(base=models[0], aligned=models[1], task_adapter=task, device=device, progress=progress)
+    safety = _safety(safety_adapter, safety_model) if chosen.needs_safety else None
+    if isinstance(task, FullModel):
+        _check_full(task, safety, chosen, models, Path(output), dtype)
+    elif isinstance(safety, Checkpoint):
+        raise UserError(f"the safety model {safety.reference} goes with a task model; give a safety adapter")
+    rows = _similarity(*models, task, device, progress)
     number = None if chosen.tau is None else resolve_tau(chosen.tau, rows)
     card: dict[str, Any] = {"method": chosen.method, "tau": number, "tau setting": chosen.tau_setting}
     for name, model in zip(("base", "aligned"), models, strict=True):
         card[name] = model.reference
         card[f"{name} fingerprint"] = model.fingerprint()
-    info = repair_adapter(
-        task=task,
-        safety=safety,
-        selected=select(rows, chosen.selection),
-        repair=chosen.repair,
-        output=output,
-        base=models[0],
-        aligned=models[1],
-        dtype=dtype,
-        card=card,
-        rows=rows,
-        device=device,
-        overwrite=overwrite,
-    )
-    found = {key: info[key] for key in ("selected", "modules", "rank", "svd_error", "shrink", "notes")}
+    common: dict[str, Any] = {
+        "selected": select(rows, chosen.selection),
+        "repair": chosen.repair,
+        "output": output,
+        "base": models[0],
+        "aligned": models[1],
+        "card": card,
+        "rows": rows,
+        "device": device,
+        "overwrite": overwrite,
+    }
+    if isinstance(task, FullModel):
+        info = full_repair.repair_model(task=task, safety=safety, **common)
+    else:
+        theirs = safety if isinstance(safety, Adapter) else None
+        info = repair_adapter(task=task, safety=theirs, dtype=dtype, **common)
+    names = ("selected", "modules", "rank", "svd_error", "shrink", "rounding", "notes")
+    found = {name: info[name] for name in names if name in info}
     return Repaired(output=Path(output), point=chosen, tau=number, rows=rows, **found)
+
+
+def _task(adapter: Lora | None, model: Model | None, lm_head: bool) -> Adapter | FullModel:
+    if (adapter is None) == (model is None):
+        raise UserError(f"give a task adapter or a task model, one of them; got {adapter} and {model}")
+    if model is not None:
+        return open_full(model, lm_head=lm_head)
+    if lm_head:
+        raise UserError("lm_head is for a task model; an adapter says itself which modules it adapts")
+    assert adapter is not None
+    return load_adapter(adapter)
+
+
+def _safety(adapter: Lora | None, model: Model | None) -> Adapter | Checkpoint:
+    if adapter is not None and model is not None:
+        raise UserError(f"give a safety adapter or a safety model, one of them; got {adapter} and {model}")
+    if model is not None:
+        return open_checkpoint(model)
+    assert adapter is not None
+    return load_adapter(adapter)
+
+
+def _similarity(
+    base: Checkpoint, aligned: Checkpoint, task: Adapter | FullModel, device: str, progress: Progress | None
+) -> list[ModuleRow]:
+    if isinstance(task, FullModel):
+        return similarity_of_model(base=base, aligned=aligned, task=task, device=device, progress=progress)
+    return similarity_table(base=base, aligned=aligned, adapter=task, device=device, progress=progress)
+
+
+def _check_full(
+    task: FullModel,
+    safety: Adapter | Checkpoint | None,
+    point: Point,
+    models: tuple[Checkpoint, Checkpoint],
+    output: Path,
+    dtype: torch.dtype | None,
+) -> None:
+    """What can be refused before rho is computed, which takes minutes."""
+    if dtype is not None:
+        raise UserError(
+            f"a repaired model keeps the dtypes of {task.source}; leave out dtype={str(dtype)[6:]}"
+        )
+    full_repair.check_repair(point.repair, point.method)
+    sources = [task.source, *(model.reference for model in models)]
+    if safety is not None:
+        sources.append(safety.reference if isinstance(safety, Checkpoint) else safety.source)
+        check_safety(safety, task, *models)
+    check_output(output, task, sources)

@@ -15,7 +15,7 @@ import torch
 
 from safemerge import repairs
 from safemerge.adapters import Adapter, load_adapter, write_adapter
-from safemerge.card import write_card
+from safemerge.card import Source, write_card
 from safemerge.checkpoints import Checkpoint
 from safemerge.effective import middle
 from safemerge.errors import UserError
@@ -89,7 +89,8 @@ def repair_adapter(
             info["svd_error_mean"] = statistics.fmean(measured.svd_errors)
         if rows is not None:
             write_table(folder / "similarity.csv", rows)
-        write_card(folder, ours, theirs, repair, info, card or {}, rows)
+        sources = _source("task", ours), None if theirs is None else _source("safety", theirs)
+        write_card(folder, *sources, repair, info, card or {}, rows)
     info["output"] = str(target)
     return info
 
@@ -136,6 +137,10 @@ def _notes(ours: Adapter, theirs: Adapter | None, selected: Sequence[str]) -> li
             repaired = "selected but not repaired, " if name in set(selected) else ""
             notes.append(f"{name}: in the task adapter only, {repaired}kept")
     return notes
+
+
+def _source(role: str, adapter: Adapter) -> Source:
+    return Source(role, "LoRA adapter", adapter.source, adapter.digest, adapter.base)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def scale(task: Factors, alpha: float) -> Factors:
 def dare(factors: Factors, density: float, generator: torch.Generator) -> Factors:
     """Drop entries of a, then of b, at random; rescale by 1/density, so that b @ a keeps its mean (DARE)."""
     a, b = factors
-    return _drop(a, density, generator), _drop(b, density, generator)
+    return drop(a, density, generator), drop(b, density, generator)
 
 
 def truncate(factors: Factors, rank: int) -> tuple[Factors, float]:
@@ -97,7 +97,7 @@ def _merge(
     if combine != "peft_linear":
         assert density is not None  # checked when the method is built
         if combine.startswith("dare"):
-            tensors = [_drop(tensor, density, generator) for tensor in tensors]
+            tensors = [drop(tensor, density, generator) for tensor in tensors]
         else:
             tensors = [_keep_largest(tensor, density) for tensor in tensors]
     stack = torch.stack(tensors)
@@ -107,7 +107,8 @@ def _merge(
     return _elect_sign(stack, weighted)
 
 
-def _drop(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
+def drop(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
+    """DARE's step on one matrix: keep each entry with that probability, rescaled by its inverse (Yu et al. 2024)."""
     if density >= 1:
         return tensor
     keep = torch.bernoulli(torch.full_like(tensor, density), generator=generator)

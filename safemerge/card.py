@@ -1,28 +1,57 @@
-"""The model card of a repaired adapter."""
+"""The model card of a repaired adapter or model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from safemerge.adapters import Adapter
 from safemerge.selection import Repair, show
 from safemerge.table import ModuleRow, live_rhos
 
 
+@dataclass(frozen=True)
+class Source:
+    """What was merged: an adapter or a whole model, where it came from, and a hash that tells it apart.
+
+    digest: sha256 of an adapter's weights, or `Checkpoint.fingerprint` of a model. base: the model that the result belongs
+    to, on the hub: the one that an adapter says it was trained on, or the fine-tuned model itself; empty if unknown.
+    """
+
+    role: str
+    what: Literal["LoRA adapter", "model"]
+    reference: str
+    digest: str
+    base: str = ""
+
+
+_WORDS = {
+    "LoRA adapter": (
+        "A LoRA adapter whose safety was repaired after fine-tuning, without training, by the method below.",
+        "An ordinary PEFT folder: one rank for all modules, scaling 1. Check its answers before use:",
+    ),
+    "model": (
+        "A fine-tuned model whose safety was repaired after fine-tuning, without training, by the method below.",
+        "Files, dtypes and all weights not named below are those of the fine-tuned model. Check its answers before use:",
+    ),
+}
+
+
 def write_card(
     folder: Path,
-    task: Adapter,
-    safety: Adapter | None,
+    task: Source,
+    safety: Source | None,
     repair: Repair,
     info: Mapping[str, Any],
     facts: Mapping[str, Any],
     rows: Sequence[ModuleRow] | None,
+    kept: Sequence[str] = (),
 ) -> None:
     """README.md: front matter for the hub, settings, sources with content hashes, modules, rho, notes.
 
-    facts: further settings by name, such as method, tau and the models' fingerprints; shown as they are.
+    facts: further settings by name, such as method, tau and the models' fingerprints; shown as they are. kept: what of a
+    model is neither measured nor repaired, a line each.
     """
     settings = {**_settings(repair), **facts}
     lines = [
@@ -30,19 +59,18 @@ def write_card(
         *_front_matter(task),
         "---",
         "",
-        f"# {facts.get('method', repair.kind)}-repaired LoRA adapter",
+        f"# {facts.get('method', repair.kind)}-repaired {task.what}",
         "",
     ]
     lines += [
-        "A LoRA adapter whose safety was repaired after fine-tuning, without training, by the method below.",
-        "An ordinary PEFT folder: one rank for all modules, scaling 1. Check its answers before use:",
+        *_WORDS[task.what],
         "a repair is meant to lower the rate of harmful answers, and does not bring it to zero.",
         "",
         "| setting | value |",
         "|---|---|",
         *(f"| {name} | {_cell(value)} |" for name, value in settings.items() if value is not None),
         f"| modules repaired | {info['merged_modules']} of {info['modules']} |",
-        f"| rank | {info['rank']} |",
+        *([f"| rank | {info['rank']} |"] if info["rank"] is not None else []),
     ]
     if info.get("svd_error") is not None:
         lines.append(f"| largest relative SVD error | {info['svd_error']:.3g} |")
@@ -50,22 +78,36 @@ def write_card(
         lines.append(
             f"| length of the projected updates, as a share of what it was (median) | {info['shrink']:.2g} |"
         )
-    lines += ["", "## Sources", "", "| adapter | from | sha256 of the weights |", "|---|---|---|"]
+    if info.get("rounding") is not None:
+        lines.append(
+            f"| rounding to the stored dtype, as a share of the repaired updates (median) | {info['rounding']:.2g} |"
+        )
+    adapters = task.what == "LoRA adapter"
+    head = "| adapter | from | sha256 of the weights |" if adapters else "| what | from | fingerprint |"
+    lines += ["", "## Sources", "", head, "|---|---|---|"]
     lines += [
-        f"| {name} | {_cell(adapter.source)} | `{adapter.digest}` |"
-        for name, adapter in _sources(task, safety)
+        f"| {source.role}{'' if adapters else f' {source.what}'} | {_cell(source.reference)} | `{source.digest}` |"
+        for source in filter(None, (task, safety))
     ]
     if rows:
         lines += ["", "## rho", "", *_summary(rows)]
     lines += ["", "## Modules repaired", "", *([f"- {name}" for name in info["selected"]] or ["none"])]
+    if kept:
+        lines += [
+            "",
+            "## Neither measured nor repaired, kept as fine-tuned",
+            "",
+            *(f"- {line}" for line in kept),
+        ]
     if info["notes"]:
         lines += ["", "## Notes", "", *(f"- {note}" for note in info["notes"])]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _front_matter(task: Adapter) -> list[str]:
+def _front_matter(task: Source) -> list[str]:
     base = [f"base_model: {task.base}"] if task.base.count("/") == 1 and task.base[0] not in "./~" else []
-    return [*base, "library_name: peft", "tags:", "- lora", "- safemerge", "- safety"]
+    library, tags = ("peft", ["- lora"]) if task.what == "LoRA adapter" else ("transformers", [])
+    return [*base, f"library_name: {library}", "tags:", *tags, "- safemerge", "- safety"]
 
 
 def _settings(repair: Repair) -> dict[str, Any]:
@@ -81,10 +123,6 @@ def _settings(repair: Repair) -> dict[str, Any]:
         "projector": repair.projector if repair.kind == "project" else None,
         "energy": repair.energy,
     }
-
-
-def _sources(task: Adapter, safety: Adapter | None) -> list[tuple[str, Adapter]]:
-    return [("task", task)] + ([("safety", safety)] if safety else [])
 
 
 def _summary(rows: Sequence[ModuleRow]) -> list[str]:

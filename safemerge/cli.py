@@ -1,4 +1,4 @@
-"""`safemerge`: repair a LoRA adapter that exists already, or look at how far it left the safety subspace."""
+"""`safemerge`: repair a LoRA adapter or a fine-tuned model, or look at how far it left the safety subspace."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from safemerge.api import Inspection, Repaired
 
 _DESCRIPTION = """\
-Repair the safety of a fine-tuned LoRA adapter, without training.
+Repair the safety of a LoRA adapter, or of a full fine-tune, without training.
 
-SafeMERGE measures, for each LoRA module, the cosine rho between its update dW and the part of dW that lies in
+SafeMERGE measures, for each module, the cosine rho between its update dW and the part of dW that lies in
 the safety subspace V = W_aligned - W_base. Modules with rho < tau are blended with a safety LoRA:
 alpha*dW_task + (1-alpha)*dW_safety. The rest is left alone. Models and adapters are folders or hub ids
-(org/name or org/name@revision); nothing but the adapted layers' weights is read."""
+(org/name or org/name@revision); nothing but the changed layers' weights is read. Of a full fine-tune,
+dW = W_task - W_aligned, and the result is a model in the layout of the fine-tuned one."""
 
 _EXAMPLES = """\
 examples:
@@ -33,6 +34,8 @@ examples:
       --task-adapter ./task-lora --tau 0.5 0.7 q0.5
   safemerge repair --base meta-llama/Llama-3.1-8B --aligned meta-llama/Llama-3.1-8B-Instruct \\
       --task-adapter ./task-lora --safety-adapter ./safety-lora --tau 0.7 --alpha 0.8 --output ./repaired-lora
+  safemerge repair --base meta-llama/Llama-3.1-8B --aligned meta-llama/Llama-3.1-8B-Instruct \\
+      --task-model ./task-full --safety-model ./safety-full --tau q0.5 --alpha 0.8 --output ./repaired-model
 
 exit codes: 0 done, 2 bad input (one line on stderr says what and what to do), 130 interrupted"""
 
@@ -81,8 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="{repair,inspect}", required=True)
     repair = commands.add_parser(
         "repair",
-        help="write a repaired adapter",
-        description="Write a repaired adapter: an ordinary PEFT folder with a model card and similarity.csv.",
+        help="write a repaired adapter or model",
+        description="Write a repaired adapter, an ordinary PEFT folder, or a repaired model in the layout of the "
+        "fine-tuned one; with a model card and similarity.csv.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -120,7 +124,12 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="its chat version, on which the adapters were trained",
     )
-    add("--task-adapter", required=True, metavar="LORA", help="the fine-tuned LoRA to repair")
+    either = parser.add_mutually_exclusive_group(required=True).add_argument
+    either("--task-adapter", metavar="LORA", help="the fine-tuned LoRA to repair")
+    either("--task-model", metavar="MODEL", help="instead, the full fine-tune to repair, in safetensors")
+    parser.add_argument(
+        "--lm-head", action="store_true", help="of a full fine-tune, measure (and repair) the output head too"
+    )
     parser.add_argument(
         "--device", default="cpu", help="where to compute: cpu, cuda, cuda:1 (default: %(default)s)"
     )
@@ -128,7 +137,13 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 def _add_repair(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--safety-adapter", metavar="LORA", help="the LoRA trained on refusals; safelora and scale need none")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either(
+        "--safety-adapter", metavar="LORA", help="the LoRA trained on refusals; safelora and scale need none"
+    )
+    either(
+        "--safety-model", metavar="MODEL", help="instead, beside --task-model, a full fine-tune on refusals"
+    )
     add("--output", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist yet")
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add = parser.add_argument_group("method").add_argument
@@ -170,7 +185,7 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also write the full model, with the adapter merged in",
     )
-    add("--push-to-hub", metavar="ORG/NAME", help="also upload the adapter there (private if new)")
+    add("--push-to-hub", metavar="ORG/NAME", help="also upload the result there (private if new)")
     add("--public", action="store_true", help="with --push-to-hub: make a new repository public")
 
 
@@ -213,8 +228,14 @@ def _count(text: str) -> int | float:
 
 def _repair(options: argparse.Namespace) -> None:
     point = build_point(options)
-    if point.needs_safety and not options.safety_adapter:
-        raise UserError(f"--method {options.method} needs --safety-adapter; safelora and scale do without")
+    if point.needs_safety and not (options.safety_adapter or options.safety_model):
+        raise UserError(
+            f"--method {options.method} needs --safety-adapter or --safety-model; safelora and scale do without"
+        )
+    if options.task_model and options.export_model:
+        raise UserError(
+            f"--export-model {options.export_model} is for an adapter; --output is a full model here"
+        )
     for folder in filter(None, (options.output, options.export_model)):
         if folder.exists() and not options.overwrite and (folder.is_file() or any(folder.iterdir())):
             raise UserError(f"{folder} exists; remove it, give another, or pass --overwrite")
@@ -227,7 +248,10 @@ def _repair(options: argparse.Namespace) -> None:
             base=options.base,
             aligned=options.aligned,
             task_adapter=options.task_adapter,
+            task_model=options.task_model,
             safety_adapter=options.safety_adapter,
+            safety_model=options.safety_model,
+            lm_head=options.lm_head,
             output=options.output,
             point=point,
             dtype=getattr(torch, options.dtype) if options.dtype else None,
@@ -255,15 +279,17 @@ def _repair(options: argparse.Namespace) -> None:
 def _say_result(found: Repaired) -> None:
     unit = " of rho's null" if of_null(found.point.tau) else ""
     threshold = "" if found.tau is None else f", tau={found.tau:.4g}{unit}"
-    counts = f"repaired {len(found.selected)} of {found.modules} modules, rank {found.rank}"
-    print(f"{found.point.label}{threshold}: {counts}")
+    rank = "" if found.rank is None else f", rank {found.rank}"
+    print(f"{found.point.label}{threshold}: repaired {len(found.selected)} of {found.modules} modules{rank}")
     if found.svd_error is not None:
         print(f"largest relative SVD error: {found.svd_error:.3g}")
     if found.shrink is not None:
         print(f"the projection multiplied the length of its updates by {found.shrink:.2g} (median)")
+    if found.rounding is not None:
+        print(f"rounding to the stored dtype changed the repaired updates by {found.rounding:.2g} (median)")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"adapter: {found.output}")
+    print(f"{'model' if found.rank is None else 'adapter'}: {found.output}")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -276,6 +302,8 @@ def _inspect(options: argparse.Namespace) -> None:
             base=options.base,
             aligned=options.aligned,
             task_adapter=options.task_adapter,
+            task_model=options.task_model,
+            lm_head=options.lm_head,
             taus=options.tau,
             device=options.device,
             progress=progress,

@@ -41,7 +41,7 @@ def similarity_table(
     models = open_checkpoint(base), open_checkpoint(aligned)
     check_base(lora, *models)
     rows = []
-    _check_device(device)
+    check_device(device)
     for name, module in lora.modules.items():
         weights = _pair(name, module, *models)
         found = subspace.similarity(subspace.fold(module.a, module.b).to(device), *weights, module.scaling)
@@ -58,7 +58,7 @@ def subspaces(
     adapter: Adapter, base: Checkpoint, aligned: Checkpoint, names: list[str], device: str
 ) -> Iterator[tuple[str, Tensor, float]]:
     """(module, V = W_aligned - W_base, ||V||_F) for each name. V is a buffer that the next one overwrites."""
-    _check_device(device)
+    check_device(device)
     buffer = torch.empty(0, device=device)
     for name in names:
         weights = _pair(name, adapter.modules[name], base, aligned)
@@ -79,7 +79,7 @@ def _pair(name: str, lora: Lora, base: Checkpoint, aligned: Checkpoint) -> tuple
     return weights
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """UserError if torch cannot use the device here."""
     try:
         torch.empty(0, device=device)

@@ -88,14 +88,24 @@ def spectrum(of_basis: Tensor, r: Tensor, norm_v: float, most: int) -> Spectrum:
     return Spectrum((*leading, square / left), (*(1.0,) * len(leading), left**2 / square))
 
 
-def expected_rho(found: Spectrum, d_out: int, d_in: int, rank: int) -> float:
-    """E[rho] of dW = s B A, B (d_out x rank) and A (rank x d_in) Gaussian: the formula at the top. 0 for V = 0."""
+def of_full(v: Tensor, norm_v: float) -> float:
+    """E[rho] of a Gaussian dW without a low rank, from V itself, d_out x d_in, float32; norm_v: ||V||_F, not 0."""
+    d_out, d_in = v.shape
+    directions, r = basis(probes(d_out).to(v.device) @ v)
+    return expected_rho(spectrum(v @ directions.float(), r, norm_v, min(d_out, d_in)), d_out, d_in, None)
+
+
+def expected_rho(found: Spectrum, d_out: int, d_in: int, rank: int | None) -> float:
+    """E[rho] of dW = s B A, B (d_out x rank) and A (rank x d_in) Gaussian: the formula at the top. 0 for V = 0.
+
+    rank None: of a Gaussian dW, d_out x d_in, which is B times d_in orthonormal rows.
+    """
     levels, counts = np.array(found.levels), np.array(found.counts)
     size = math.sqrt(float((counts * levels**2).sum()))
     if size == 0:
         return 0.0
     levels = levels / size
-    rows = (rank * d_in + 2) / (d_in + rank + 1)
+    rows = d_in if rank is None else (rank * d_in + 2) / (d_in + rank + 1)
     grown = 1 + 2 * np.outer(_GRID**2, levels**2)
     falling = np.exp(-rows / 2 * (counts * np.log(grown)).sum(1))
     inner = rows * (counts * levels / grown).sum(1) * falling * _GRID  # du = u d(log u)

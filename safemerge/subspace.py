@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -139,9 +140,14 @@ def project(b: Tensor, v: Tensor, norm_v: float) -> Tensor:
 
 
 def project_orthogonal(b: Tensor, v: Tensor, energy: float = 1.0) -> Tensor:
-    """P B with P = U U^T, U the leading left singular directions of V that hold `energy` of ||V||_F^2.
+    """P B of `orthogonal_projector`; b: d_out x r, float32."""
+    return orthogonal_projector(v, energy)(b)
 
-    b: d_out x r, v: d_out x d_in, both float32; energy in (0, 1]. b itself if V = 0. energy = 1 is the projector onto
+
+def orthogonal_projector(v: Tensor, energy: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """B -> P B with P = U U^T, U the leading left singular directions of V that hold `energy` of ||V||_F^2.
+
+    B: d_out x r, v: d_out x d_in, both float32; energy in (0, 1]. B itself if V = 0. energy = 1 is the projector onto
     all of V's column space: the identity where V has the rank d_out, as it has for most pairs of real checkpoints, if
     only by their rounding to 16 bits. There only a share below 1 repairs anything.
 
@@ -153,16 +159,21 @@ def project_orthogonal(b: Tensor, v: Tensor, energy: float = 1.0) -> Tensor:
     squares, vectors = (found.flip(-1) for found in torch.linalg.eigh(gram))  # the largest first
     reached = squares.clamp(min=0).cumsum(0)
     if float(reached[-1]) == 0:
-        return b
+        return lambda b: b
     rank = int((squares > _NEGLIGIBLE * squares[0]).sum())
     kept = min(rank, 1 + int((reached < energy * reached[-1]).sum()))
     squares, vectors = squares[:kept, None], vectors[:, :kept]
-    if not tall:
+
+    def onto_vectors(b: Tensor) -> Tensor:
         return (vectors @ (vectors.T @ b.double())).to(b.dtype)
-    parts = list(zip(v.split(_ROWS), b.split(_ROWS), strict=True))
-    inner = torch.stack([part.double().T @ of_b.double() for part, of_b in parts]).sum(0)
-    outer = vectors @ (vectors.T @ inner / squares)
-    return torch.cat([part.double() @ outer for part, _ in parts]).to(b.dtype)
+
+    def through_v(b: Tensor) -> Tensor:
+        parts = list(zip(v.split(_ROWS), b.split(_ROWS), strict=True))
+        inner = torch.stack([part.double().T @ of_b.double() for part, of_b in parts]).sum(0)
+        outer = vectors @ (vectors.T @ inner / squares)
+        return torch.cat([part.double() @ outer for part, _ in parts]).to(b.dtype)
+
+    return through_v if tall else onto_vectors
 
 
 def _gram(tall: Tensor) -> Tensor:

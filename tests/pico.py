@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,17 @@ def dense_rho(delta: torch.Tensor, v: torch.Tensor) -> float:
     delta, v = delta.double(), v.double()
     projected = v @ v.T @ delta / v.norm()
     return float((delta * projected).sum() / (delta.norm() * projected.norm()))
+
+
+def peak_of_buffers(work: Callable[[], object]) -> int:
+    """The most bytes that torch had allocated at once, on the CPU, for what the work made; mapped files do not count."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    alive = peak = 0
+    for event in found.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    return peak

@@ -23,6 +23,7 @@ from safemerge import Checkpoint, load_adapter, methods, repair_adapter, similar
 from safemerge.adapters import Adapter, Lora
 from safemerge.subspace import fold, similarity
 from tests.benchmarks.dense import dense_rho, dense_table, read_and_subtract, reference_rho
+from tests.benchmarks.full import full_fine_tune
 from tests.benchmarks.page import Row, write_page
 from tests.pico import write_lora
 
@@ -223,6 +224,7 @@ def run(quick: bool) -> list[Row]:
         done(memory(llama31, more, (2, 6)))
         done(accuracy(shrink))
         done(*against_dense(llama31, "Llama-3.1-8B all linear, 2 layers, bf16 checkpoint, r=16", 80))
+        done(*full_fine_tune(folder / "full", shrink))
     rows.append(Row("GPU, Llama-3.1-8B, all 224 modules", "not run", "", None, "no GPU in this run"))
     return rows
 
