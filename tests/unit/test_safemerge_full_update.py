@@ -108,6 +108,6 @@ def test_the_work_takes_less_than_a_matrix_beside_its_inputs(shape: tuple[int, i
 def test_the_null_is_the_mean_rho_of_gaussian_updates(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(shape[0], 3, generator=generator) @ torch.randn(3, shape[1], generator=generator)
-    found = [measured(torch.randn(shape, generator=generator), v) for _ in range(200)]
+    found = [measure(torch.randn(shape, generator=generator), v) for _ in range(200)]
     rhos = torch.tensor([its.rho for its in found])
     assert found[0].null == pytest.approx(float(rhos.mean()), rel=0.01)
