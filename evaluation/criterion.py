@@ -10,6 +10,7 @@ from evaluation import statistics
 from evaluation.choosing import Chosen, first_of
 from evaluation.results import COMBINE_NAMES, Entry, Point, of_role
 from evaluation.run_file import Role
+from safemerge.errors import UserError
 from safemerge.selection import Selection, select
 from safemerge.table import ModuleRow, read_table
 
@@ -71,7 +72,12 @@ class ControlRow:
 
 def module_rows(entry: Entry) -> list[ModuleRow]:
     """The modules of an entry that have a rho and a null: none where nothing was measured, or by an older version."""
-    rows = read_table(entry.path(entry.spec.similarity)) if entry.spec.similarity else []
+    if not entry.spec.similarity:
+        return []
+    try:
+        rows = read_table(entry.path(entry.spec.similarity))
+    except UserError:  # a number is missing: the heatmap leaves such modules out, and here none are left
+        return []
     return [row for row in rows if not row.degenerate and row.null > 0 and row.rho > 0]
 
 
