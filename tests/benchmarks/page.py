@@ -36,9 +36,10 @@ measures the kind that it is on and leaves the others.
 
 Checkpoints are generated at the true shapes, the same weights in every layer; their files are in the page cache for
 either side, and arithmetic is float32. The dense algorithm builds C = V Vᵀ/‖V‖ and ΔW as the official code does, but
-reads one module at a time. Ours and the floor are the fastest of five runs each, taken in turns; the dense algorithm is a
-single one. Reading and subtracting fills two buffers made once a run, each of the largest module's size. Errors are
-against float64. Other work on the machine slows every side.
+reads one module at a time. Ours and the floor are the fastest of five runs each, taken in turns; the dense algorithm is
+a single one. Of a full fine-tune, both sides are a single pass, each in a process of its own. Reading and subtracting
+fills two buffers made once a run, each of the largest module's size. Errors are against float64. Other work on the
+machine slows every side.
 """
 
 

@@ -15,6 +15,7 @@ PAGES = (
     "docs/evaluation.md",
     "docs/report.md",
     "docs/replicate.md",
+    "docs/full_models.md",
 )
 #: A path of ours between backticks: a folder of the repository, then names; no placeholders such as NAME, and
 #: not the folder of that name in the repository where the Bianchi collection lies.
