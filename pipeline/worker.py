@@ -155,7 +155,8 @@ def launch(processes: int, spec: str) -> int:
     from accelerate.commands import launch as launcher
 
     watch(os.dup(0))
-    ranks = ["--num_processes", str(processes), "-m", "pipeline.worker", spec]
+    # --multi_gpu also where there is one GPU or none: without it accelerate starts a single process there, and says nothing.
+    ranks = ["--multi_gpu", "--num_processes", str(processes), "-m", "pipeline.worker", spec]
     launcher.launch_command(launcher.launch_command_parser().parse_args(ranks))
     return 0
 

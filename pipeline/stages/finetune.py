@@ -95,6 +95,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from pipeline.stages.cpu_trainer import CpuTrainer
+    from pipeline.stages.ranks import RankTrainer
 
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -135,10 +136,15 @@ def train(job: Job, share: tuple[int, int]) -> None:
         use_cpu=not cuda,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
+        ddp_find_unused_parameters=False,
         **args,
     )
+    working = config.world_size * max(1, config.n_gpu)
+    if working != batch.devices:  # the batch would be another one, under the same key
+        raise RuntimeError(f"{working} devices train where the batch was shared among {batch.devices}")
     torch.manual_seed(settings.seed)  # LoRA's A is drawn when the trainer wraps the model
-    trainer = (SFTTrainer if cuda else CpuTrainer)(
+    alone = SFTTrainer if cuda else CpuTrainer
+    trainer = (alone if batch.devices == 1 else RankTrainer)(
         model=model,
         args=config,
         train_dataset=rows,
