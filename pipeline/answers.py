@@ -50,7 +50,13 @@ def completions(experiment: Experiment, adapter: Source | None, benchmark: str, 
 
 def _engine(experiment: Experiment) -> Engine:
     its = experiment.config.generation
-    return Engine(its.max_num_seqs, its.max_loras, its.gpu_memory_utilization, its.tensor_parallel_size)
+    return Engine(
+        its.max_num_seqs,
+        its.max_loras,
+        its.gpu_memory_utilization,
+        its.tensor_parallel_size,
+        its.data_parallel_size,
+    )
 
 
 def parity(experiment: Experiment, adapter: Source | None, replies: list[tuple[str, Step]]) -> Step:

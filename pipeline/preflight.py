@@ -63,6 +63,23 @@ def gated_data(x: Experiment, store: Store) -> list[str]:
     return [str(its.id) for name, its in data_sets(x.config).items() if its.gated and name in wanted]
 
 
+def gpus_short(x: Experiment) -> list[str]:
+    """The settings that ask for more GPUs than there are. Without any, ranks and engines share the processor."""
+    config, here = x.config, len(gpus())
+    engines = config.generation.tensor_parallel_size * config.generation.data_parallel_size
+    asked = []
+    if "finetune" in config.stages:
+        asked.append((config.train.devices, f"train.devices={config.train.devices}"))
+    if {"generate", "judge"} & set(config.stages):
+        sizes = ("tensor_parallel_size", "data_parallel_size")
+        named = " and ".join(f"generation.{size}={getattr(config.generation, size)}" for size in sizes)
+        asked.append((engines, named))
+    lacks = [f"{number} GPUs for {setting} ({here} here)" for number, setting in asked if 0 < here < number]
+    if "finetune" in config.stages and config.train.parallel == "fsdp" and not here:
+        lacks.append("GPUs for train.parallel=fsdp (there is none here; accelerate shards on GPUs only)")
+    return lacks
+
+
 def missing(x: Experiment, store: Store) -> list[str]:
     """What this machine lacks for the stages asked for, each with its remedy."""
     config, lacks = x.config, []
@@ -73,6 +90,7 @@ def missing(x: Experiment, store: Store) -> list[str]:
         if have < need:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
             lacks.append(f"a GPU with {need:.0f} GiB ({seen})")
+    lacks += gpus_short(x)
     models = hub_models(x, store) if "prepare" in config.stages else []
     gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
     if gated and not hub_token():

@@ -55,6 +55,10 @@ def _devices(step: Step) -> int:
     return step.unkeyed.devices if isinstance(step.unkeyed, Share) else 1
 
 
+def _parallel(step: Step) -> str:
+    return step.unkeyed.parallel if isinstance(step.unkeyed, Share) else "ddp"
+
+
 def sharing(steps: Sequence[Step]) -> str | None:
     """Which of the kept workers these steps run in, which saves importing torch or vLLM anew; None: a fresh one.
 
@@ -193,7 +197,7 @@ class Runner:
         spec, log = self._spec(steps), self.store.partial(steps[0]) / "log.txt"
         devices = max(_devices(s) for s in steps)
         if devices > 1:
-            return launched(spec, devices, log, update)
+            return launched(spec, _parallel(steps[0]), devices, log, update)
         share = sharing(steps)
         worker = self._kept.pop(share, None) if share else None
         if worker is not None and not worker.alive:

@@ -40,8 +40,8 @@ class RankTrainer(SFTTrainer):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.rows = len(self.train_dataset)
-        blank = {"input_ids": [self.processing_class.eos_token_id] * 2, "labels": [-100] * 2}
-        self.train_dataset = self.train_dataset.add_item(blank)
+        self.blank = [self.processing_class.eos_token_id] * 2
+        self.train_dataset = self.train_dataset.add_item({"input_ids": self.blank, "labels": [-100] * 2})
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(self.train_dataset.select(range(self.rows)))

@@ -141,6 +141,23 @@ def test_stages_that_need_no_gpu_ask_for_none(big: plan.Experiment, tmp_path: Pa
     assert preflight.missing(plan.build(config), Store(tmp_path)) == []
 
 
+def test_more_gpus_than_there_are_are_not_waited_for(
+    big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "gpus", lambda: [{"name": "x", "memory_gib": 79.6}] * 4)
+    assert preflight.gpus_short(big) == []
+    eight = experiment("llama3.1-8b", "hardware=8x80gb")
+    assert preflight.gpus_short(eight) == [
+        "8 GPUs for train.devices=8 (4 here)",
+        "8 GPUs for generation.tensor_parallel_size=1 and generation.data_parallel_size=8 (4 here)",
+    ]
+    judged = eight.config.model_copy(update={"stages": ["judge"]})
+    assert len(preflight.gpus_short(plan.build(judged))) == 1
+    monkeypatch.setattr(preflight, "gpus", list)
+    sharded = experiment("tiny", "train.parallel=fsdp", "train.devices=2")
+    assert "GPUs for train.parallel=fsdp" in preflight.missing(sharded, Store(tmp_path))[0]
+
+
 def test_memory_grows_with_the_model() -> None:
     assert preflight.gpu_gib(70e9) > preflight.gpu_gib(8e9) > 8.03 * 2
 
