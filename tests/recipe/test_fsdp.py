@@ -52,7 +52,9 @@ def test_fsdp_trains_the_adapter_of_one_process(tmp_path: Path, monkeypatch: pyt
     outcome = its.launch([its.two(CASES[name], name, "fsdp") for name in names], [], "fsdp")
     log = (tmp_path / "log").read_text()
     assert outcome.error is None, log[-4000:]
-    assert log.count("sharded: ") == 2 * len(names) and "[0.5, 0.5]" in log, "each rank holds half of every weight"
+    assert log.count("sharded: ") == 2 * len(names) and "[0.5, 0.5]" in log, (
+        "each rank holds half of every weight"
+    )
     for name in names:
         together = weights(tmp_path / f"two {name}")
         for key, weight in weights(tmp_path / f"one {name}").items():
