@@ -84,13 +84,36 @@ def generate(
     max_loras: int = 8,
     gpu_memory_utilization: float = 0.9,
     tensor_parallel_size: int = 1,
+    data_parallel_size: int = 1,
 ) -> Iterator[Reply]:
     """Answer all requests, in whatever order they finish.
+
+    Args:
+        data_parallel_size: engines that share the requests, each in a process of its own.
 
     Raises:
         UserError: the backend is not installed, or a prompt does not fit the model.
     """
     check_fits(model, requests)
+    if data_parallel_size > 1 and len(requests) > 1:
+        from evaluation import engines
+
+        yield from engines.generate(
+            model,
+            requests,
+            backend=backend,
+            dtype=dtype,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            max_num_seqs=max_num_seqs,
+            max_loras=max_loras,
+            gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            data_parallel_size=data_parallel_size,
+        )
+        return
     if backend == "transformers":
         from evaluation import transformers_engine
 

@@ -59,7 +59,13 @@ def completions(
 
 def _engine(experiment: Experiment) -> Engine:
     its = experiment.config.generation
-    return Engine(its.max_num_seqs, its.max_loras, its.gpu_memory_utilization, its.tensor_parallel_size)
+    return Engine(
+        its.max_num_seqs,
+        its.max_loras,
+        its.gpu_memory_utilization,
+        its.tensor_parallel_size,
+        its.data_parallel_size,
+    )
 
 
 def parity(

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline import answers, grid, plan
 from pipeline.precision import automatic
-from pipeline.preflight import gpu_gib, hub_models, missing
+from pipeline.preflight import gpu_needs, hub_models, missing
 from pipeline.revisions import data_sets
 from pipeline.store import Step, Store
 from safemerge.errors import UserError
@@ -19,7 +19,6 @@ from safemerge.errors import UserError
 def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
     """(memory, time) of a stage; estimates for one 80 GB GPU above a billion parameters, measured on 2 CPU cores below."""
     parameters = x.config.model.parameters
-    billions = parameters / 1e9
     light = {
         "prepare": "data",
         "similarity": "read the weights once",
@@ -27,12 +26,8 @@ def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
         "report": "seconds",
     }
     if parameters > 1e9:
-        memory = {
-            "finetune": f"{gpu_gib(parameters):.0f} GiB GPU",
-            "generate": f"{billions * 2.1 + 3:.0f} GiB GPU",
-            "judge": "20 GiB GPU",
-            "similarity": "4x the largest weight pair",
-        }
+        memory = {stage: f"{need:.0f} GiB on each GPU (estimate)" for stage, need in gpu_needs(x).items()}
+        memory["similarity"] = "4x the largest weight pair"
         time = {
             "prepare": "download",
             "finetune": "~1-2 h each",

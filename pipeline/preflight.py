@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +21,37 @@ from safemerge import hub, hub_model
 from safemerge.errors import UserError
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
-TRAIN_GIB, OVERHEAD_GIB = 2.4, 3.0
+TRAIN_GIB, SERVE_GIB, OVERHEAD_GIB = 2.4, 2.1, 3.0
 
 
-def gpu_gib(parameters: float) -> float:
-    """GPU memory (GiB) that the most demanding stage needs; an estimate, on the safe side."""
-    return round(parameters / 1e9 * TRAIN_GIB + OVERHEAD_GIB, 1)
+def gpu_gib(parameters: float, sharded: int = 1) -> float:
+    """GPU memory (GiB) that training needs on each of `sharded` devices; an estimate, on the safe side."""
+    return round(parameters / sharded / 1e9 * TRAIN_GIB + OVERHEAD_GIB, 1)
+
+
+def gpu_needs(x: Experiment) -> dict[str, float]:
+    """GPU memory (GiB) that each stage needs on one device, by stage; an estimate. Judges count by their download."""
+    config, parameters = x.config, x.config.model.parameters
+    spread = config.generation.tensor_parallel_size
+    needs = {
+        "finetune": gpu_gib(parameters, config.train.devices if config.train.parallel == "fsdp" else 1),
+        "generate": round(parameters / 1e9 * SERVE_GIB / spread + OVERHEAD_GIB, 1),
+    }
+    judges = [judge.download_gb for judge in config.judge.values() if isinstance(judge, HubJudge)]
+    if judges:
+        needs["judge"] = round(max(judges) * 1e9 / 2**30 / spread + OVERHEAD_GIB, 1)
+    return needs
+
+
+def disk_short(models: Sequence[tuple[str, str | None, float, bool]]) -> list[str]:
+    """Whether the hub's cache has room for what is to be fetched; a tenth is left for what the run itself writes."""
+    from huggingface_hub import constants
+
+    need = 1.1 * sum(gb for _, _, gb, _ in models)
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    return [] if free >= need else [f"{need:.0f} GB of disk in {cache} ({free:.0f} GB are free; set HF_HOME)"]
 
 
 def hub_token() -> bool:
@@ -77,17 +103,41 @@ def rows_to_fetch(x: Experiment, store: Store, github: bool) -> list[str]:
     return sorted(found)
 
 
+def gpus_short(x: Experiment) -> list[str]:
+    """The settings that ask for more GPUs than there are. Without any, ranks and engines share the processor."""
+    config, here = x.config, len(gpus())
+    engines = config.generation.tensor_parallel_size * config.generation.data_parallel_size
+    asked = []
+    if "finetune" in config.stages:
+        asked.append((config.train.devices, f"train.devices={config.train.devices}"))
+    if {"generate", "judge"} & set(config.stages):
+        sizes = ("tensor_parallel_size", "data_parallel_size")
+        named = " and ".join(f"generation.{size}={getattr(config.generation, size)}" for size in sizes)
+        asked.append((engines, named))
+    lacks = [f"{number} GPUs for {setting} ({here} here)" for number, setting in asked if 0 < here < number]
+    if "finetune" in config.stages and config.train.parallel == "fsdp" and not here:
+        lacks.append("GPUs for train.parallel=fsdp (there is none here; accelerate shards on GPUs only)")
+    return lacks
+
+
+def _only(needs: dict[str, float], stages: Sequence[str]) -> dict[str, float]:
+    return {stage: need for stage, need in needs.items() if stage in stages}
+
+
 def missing(x: Experiment, store: Store) -> list[str]:
     """What this machine lacks for the stages asked for, each with its remedy."""
     config, lacks = x.config, []
-    wanted = set(config.stages) & {"prepare", "finetune", "generate", "judge"}
-    parameters = config.model.parameters
-    if parameters > 1e9 and wanted:
-        need, have = gpu_gib(parameters), max((g["memory_gib"] for g in gpus()), default=0.0)
+    # `prepare` alone only fetches, but what it fetches is for the others.
+    wanted = gpu_needs(x) if "prepare" in config.stages else _only(gpu_needs(x), config.stages)
+    if config.model.parameters > 1e9 and wanted:
+        stage, need = max(wanted.items(), key=lambda item: item[1])
+        have = max((g["memory_gib"] for g in gpus()), default=0.0)
         if have < need:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
-            lacks.append(f"a GPU with {need:.0f} GiB ({seen})")
+            lacks.append(f"a GPU with {need:.0f} GiB for {stage} ({seen})")
+    lacks += gpus_short(x)
     models = hub_models(x, store) if "prepare" in config.stages else []
+    lacks += disk_short(models)
     gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
     if gated and not hub_token():
         lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")

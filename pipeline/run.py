@@ -59,6 +59,10 @@ def _devices(step: Step) -> int:
     return step.unkeyed.devices if isinstance(step.unkeyed, Share) else 1
 
 
+def _parallel(step: Step) -> str:
+    return step.unkeyed.parallel if isinstance(step.unkeyed, Share) else "ddp"
+
+
 def sharing(steps: Sequence[Step]) -> str | None:
     """Which of the kept workers these steps run in, which saves importing torch or vLLM anew; None: a fresh one.
 
@@ -241,7 +245,7 @@ class Runner:
         devices = max(_devices(s) for s in steps)
         if devices > 1:
             try:
-                return launched(spec, devices, log, update)
+                return launched(spec, _parallel(steps[0]), devices, log, update)
             finally:
                 _without_secrets(log)
         share = sharing(steps)

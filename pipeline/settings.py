@@ -145,6 +145,7 @@ class AlignTraining(Training):
 
 class Train(Section):
     devices: Count
+    parallel: Literal["ddp", "fsdp"]
     dtype: Dtype
     role_seeds: Literal["shared", "apart"]
     lora: Lora
@@ -167,6 +168,7 @@ class Generation(Section):
     max_loras: Count
     gpu_memory_utilization: float = Field(gt=0, le=1)
     tensor_parallel_size: Count
+    data_parallel_size: Count
 
 
 class JudgeSection(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from data import loading
@@ -28,6 +29,14 @@ from safemerge.errors import UserError
 
 #: TRL's names of the two arguments whose product is the batch.
 PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+#: TRL's name of what saves memory and changes no result.
+CHECKPOINTING = "gradient_checkpointing"
+#: Arguments of TRL's with which ranks would train on other batches, or with another loss, than one process.
+ONE_DEVICE_ONLY = {
+    "dataloader_drop_last": True,
+    "average_tokens_across_devices": False,
+    "train_sampling_strategy": "batch_rebalance",
+}
 
 
 def training_rows(
@@ -96,10 +105,11 @@ def lora(
     """A training. All roles share one stage; they differ in rows, model and the arguments that `section` overrides.
 
     Raises:
-        UserError: the batch cannot be shared among `train.devices`.
+        UserError: the batch cannot be shared among `train.devices`, or an argument forbids it.
     """
     args = {**config.train.args, **section.args}
     size, steps = (args.pop(key, 1) for key in (PER_DEVICE, ACCUMULATION))
+    checkpointing = bool(args.pop(CHECKPOINTING, True))  # TRL's default
     its = Finetune(
         role=role,
         lora=config.train.lora.model_dump(),
@@ -109,7 +119,17 @@ def lora(
         seed=seed,
         system_prompt=config.model.system_prompt,
     )
-    share = shared(size, steps, config.train.devices)
+    share = replace(
+        shared(size, steps, config.train.devices),
+        gradient_checkpointing=checkpointing,
+        parallel=config.train.parallel,
+    )
+    for name, value in ONE_DEVICE_ONLY.items():
+        if share.devices > 1 and args.get(name) == value:
+            raise UserError(
+                f"train.args.{name}={value} trains on other batches where devices share them: leave it out, or set "
+                f"train.devices=1 instead of {share.devices}"
+            )
     return Step("finetune", f"{role} LoRA", its.keyed(), {"model": model, **rows}, share)
 
 

@@ -35,21 +35,28 @@ class Folder(Unkeyed):
 
 @dataclass(frozen=True)
 class Share(Unkeyed):
-    """How devices share a batch: each takes `rows` at once, and adds up `accumulation` of these before a step."""
+    """How devices share a batch: each takes `rows` at once, and adds up `accumulation` of these before a step.
+
+    parallel: `ddp`, each device holds the whole model, or `fsdp`, each a part. gradient_checkpointing: activations are
+    computed anew in the backward pass, which saves memory.
+    """
 
     devices: int
     rows: int
     accumulation: int
+    gradient_checkpointing: bool = False
+    parallel: str = "ddp"
 
 
 @dataclass(frozen=True)
 class Engine(Unkeyed):
-    """How the engine batches, and what of the machine it takes."""
+    """How the engine batches, and what of the machine it takes; `data_parallel_size` engines share the requests."""
 
     max_num_seqs: int
     max_loras: int
     gpu_memory_utilization: float
     tensor_parallel_size: int
+    data_parallel_size: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Stages in a process of their own, so that the main one stays light and the next stage can find the GPU empty.
 
     python -m pipeline.worker                     specs as JSON lines on stdin, until it closes
-    python -m pipeline.worker --launch N SPEC     accelerate's launcher with N ranks
+    python -m pipeline.worker --launch PARALLEL N SPEC    accelerate's launcher with N ranks, by ddp or fsdp
     python -m pipeline.worker SPEC                one of its ranks
 
 SPEC (a file, or a line): {"stage", "log", "jobs": [{"name", "settings", "unkeyed", "inputs": {role: folder}, "output",
@@ -160,12 +160,14 @@ def serve(specs: Specs) -> int:
     return 0
 
 
-def launch(processes: int, spec: str) -> int:
+def launch(parallel: str, processes: int, spec: str) -> int:
     """accelerate's launcher, in this process; stdin and stdout go on to the ranks."""
     from accelerate.commands import launch as launcher
 
     watch(os.dup(0))
-    ranks = ["--num_processes", str(processes), "-m", "pipeline.worker", spec]
+    # Also where there is one GPU or none: without a config accelerate starts a single process there, and says nothing.
+    how = ["--config_file", str(Path(__file__).parent / "accelerate" / f"{parallel}.yaml")]
+    ranks = [*how, "--num_processes", str(processes), "-m", "pipeline.worker", spec]
     launcher.launch_command(launcher.launch_command_parser().parse_args(ranks))
     return 0
 
@@ -181,7 +183,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     if arguments[:1] == ["--launch"]:
-        return launch(int(arguments[1]), arguments[2])
+        return launch(arguments[1], int(arguments[2]), arguments[3])
     # The two streams get numbers that no child inherits; stages find an empty stdin, and print into the log.
     control, events = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

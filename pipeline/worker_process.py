@@ -156,12 +156,16 @@ class WorkerProcess:
         end(self.process, set(self.known), 0)
 
 
-def launched(spec: dict[str, Any], devices: int, log: Path, update: Update) -> Outcome:
-    """Carry out a spec in `devices` ranks under accelerate's launcher. CPU time is that of all ranks."""
+def launched(spec: dict[str, Any], parallel: str, devices: int, log: Path, update: Update) -> Outcome:
+    """Carry out a spec in `devices` ranks under accelerate's launcher. CPU time is that of all ranks.
+
+    Args:
+        parallel: ddp or fsdp, a config of `pipeline/accelerate/`.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
         json.dump(spec, file)
-    worker = WorkerProcess(log, ["--launch", str(devices), file.name])
+    worker = WorkerProcess(log, ["--launch", parallel, str(devices), file.name])
     try:
         outcome = worker.follow(update)
         if outcome.error is None:

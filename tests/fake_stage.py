@@ -22,8 +22,10 @@ def family(job, burn):
         subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=True),
     ]
     time.sleep(0.5)
-    (job.output / "pids.partial").write_text(json.dumps([os.getpid(), *(c.pid for c in children)]))
-    os.replace(job.output / "pids.partial", job.output / "pids")
+    rank = os.environ.get("RANK", "")
+    partial = job.output / f"pids{rank}.partial"
+    partial.write_text(json.dumps([os.getpid(), *(c.pid for c in children)]))
+    os.replace(partial, job.output / f"pids{rank}")
     end = time.monotonic() + 300
     while time.monotonic() < end:
         sum(range(300_000)) if burn else time.sleep(1)  # burning holds the interpreter for ms at a time
@@ -56,6 +58,21 @@ def run(jobs):
                 raise RuntimeError("refused: " + os.environ["MY_API_KEY"])
             if do == "steer":
                 raise RuntimeError("\\x1b[2Jgone")
+            if do == "rank 1 is killed" and os.environ["RANK"] == "1":
+                while not (job.output / "half").exists():
+                    time.sleep(0.01)
+                (job.output / "pid1").write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            if do.startswith("rank"):
+                assert os.environ["WORLD_SIZE"] == "2"
+                (job.output / f"pid{os.environ['RANK']}").write_text(str(os.getpid()))
+                if os.environ["RANK"] == "0":
+                    (job.output / "half").write_text("saved")
+                    if do == "rank 0 is killed":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    time.sleep(300 if do.startswith("rank 1") else 0)  # as where the other is waited for
+                elif do == "rank 1 finds bad input":
+                    raise UserError("rows=1 is too few; give more")
             if do == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             if do.startswith("family") and not again:

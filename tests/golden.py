@@ -99,7 +99,6 @@ def found(folder: Path) -> dict[str, Any]:
     def lora(name: str, model: Path, seed: int, **data: Path) -> Path:
         lora = {"r": 4, "lora_alpha": 8.0, "target_modules": ["q_proj", "down_proj"]}
         args = {"max_steps": 2, "learning_rate": 0.01, "max_length": 512, "logging_steps": 1}
-        args |= {"gradient_checkpointing": False}
         settings = Finetune(name, lora, "float32", 4, args, seed, None)
         return run("finetune", name, settings, Share(1, 4, 1), model=model, **data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pipeline import artifacts
 from pipeline.artifacts import LOG, LabelRow, Labels, model_folder
 from pipeline.progress import report
 from pipeline.stage_settings import Finetune
-from pipeline.steps import ACCUMULATION, PER_DEVICE
+from pipeline.steps import ACCUMULATION, CHECKPOINTING, PER_DEVICE
 from pipeline.unkeyed import Share
 from pipeline.worker import Job
 from safemerge.errors import UserError
@@ -68,6 +69,8 @@ def check_labels(trainer: Any, tokenizer: Any, encoded: list[Encoded]) -> list[L
     for every, used, covered in zip(*fields, strict=True):
         ids = [token for token, its in zip(every, used, strict=True) if its]
         labels = [label for label, its in zip(covered, used, strict=True) if its]
+        if ids == getattr(trainer, "blank", None):
+            continue
         mask = masks.get(tuple(ids))
         if mask is None:
             raise UserError(joined)
@@ -79,6 +82,12 @@ def check_labels(trainer: Any, tokenizer: Any, encoded: list[Encoded]) -> list[L
         start = mask.count(0)
         shown.append(LabelRow(tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:])))
     return shown
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The latest whole checkpoint. The trainer's state is written last: without it the process died while writing."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def train(job: Job, share: tuple[int, int]) -> None:
@@ -95,6 +104,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from pipeline.stages.cpu_trainer import CpuTrainer
+    from pipeline.stages.ranks import RankTrainer
 
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -105,6 +115,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     settings = Finetune(**job.settings)
     batch = job.beside(Share)
     args = settings.args | {PER_DEVICE: batch.rows, ACCUMULATION: batch.accumulation}
+    args[CHECKPOINTING] = batch.gradient_checkpointing
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
@@ -135,10 +146,15 @@ def train(job: Job, share: tuple[int, int]) -> None:
         use_cpu=not cuda,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
+        ddp_find_unused_parameters=False,
         **args,
     )
+    working = config.world_size * max(1, config.n_gpu)
+    if working != batch.devices:  # the batch would be another one, under the same key
+        raise RuntimeError(f"{working} devices train where the batch was shared among {batch.devices}")
     torch.manual_seed(settings.seed)  # LoRA's A is drawn when the trainer wraps the model
-    trainer = (SFTTrainer if cuda else CpuTrainer)(
+    alone = SFTTrainer if cuda else CpuTrainer
+    trainer = (alone if batch.devices == 1 else RankTrainer)(
         model=model,
         args=config,
         train_dataset=rows,
@@ -146,15 +162,19 @@ def train(job: Job, share: tuple[int, int]) -> None:
         peft_config=LoraConfig(task_type="CAUSAL_LM", **settings.lora),
         callbacks=[Progress()],
     )
+    if batch.parallel == "fsdp" and batch.devices > 1 and not trainer.is_fsdp_enabled:
+        raise RuntimeError("accelerate has not sharded the model: it does so on GPUs only")
     labels = check_labels(trainer, tokenizer, encoded)
-    checkpoints = list((job.output / "checkpoints").glob("checkpoint-*"))
     # PEFT casts the input of each LoRA to float32, and autocast back to bfloat16: the same values for a tenth of the step.
     with disable_input_dtype_casting(trainer.model, active=dtype != "float32"):
-        trainer.train(resume_from_checkpoint=bool(checkpoints))
+        trainer.train(resume_from_checkpoint=last_checkpoint(job.output / "checkpoints"))
+    whole = (
+        trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+    )  # by all ranks
     if not trainer.accelerator.is_main_process:
         return
     job.count_tokens(round(trainer.state.epoch * sum(len(e.input_ids) for e in encoded)))
-    trainer.model.save_pretrained(job.output)
+    trainer.model.save_pretrained(job.output, state_dict=whole)
     log = [row for row in trainer.state.log_history if "loss" in row]
     (job.output / LOG).write_text("".join(json.dumps(row) + "\n" for row in log))
     Labels(len(encoded), len(pairs) - len(encoded), tokenizer.eos_token, labels).write(job.output)
@@ -163,6 +183,10 @@ def train(job: Job, share: tuple[int, int]) -> None:
 
 def run(jobs: list[Job]) -> None:
     """Train every job's adapter, one after the other."""
+    if jobs[0].beside(Share).devices == 1 and "RANK" not in os.environ:
+        # The Trainer would give every GPU that it sees a batch of its own.
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        os.environ["CUDA_VISIBLE_DEVICES"] = first
     for position, job in enumerate(jobs):
         with job.finishing():
             train(job, (position, len(jobs)))

@@ -112,6 +112,7 @@ def run(jobs: list[Job]) -> None:
             max_loras=engine.max_loras,
             gpu_memory_utilization=engine.gpu_memory_utilization,
             tensor_parallel_size=engine.tensor_parallel_size,
+            data_parallel_size=engine.data_parallel_size,
         )
         for reply in replies:
             its, key, _ = requests[reply.key]

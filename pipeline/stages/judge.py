@@ -227,6 +227,7 @@ def answers_of(
         max_loras=engine.max_loras,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         tensor_parallel_size=engine.tensor_parallel_size,
+        data_parallel_size=engine.data_parallel_size,
     )
     for count, reply in enumerate(answered, 1):
         found[reply.key] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))

@@ -89,6 +89,38 @@ def test_vllm_serves_the_repaired_adapter(
     assert (expected - base).abs().max() > 0.1  # an adapter that is not applied would show
 
 
+def test_two_engines_of_vllm_answer_like_one(model: Path, tmp_path: Path) -> None:
+    """Each in a process of its own, with its part of the adapters."""
+    pytest.importorskip("vllm")
+    from evaluation import engines
+    from evaluation.engine import Request
+
+    shapes = {f"model.layers.{i}.{kind}": shape for i in range(2) for kind, shape in SHAPES.items()}
+    adapters: list[tuple[Path | None, str]] = [(None, "")]
+    for seed in range(3):
+        path = write_lora(tmp_path / f"lora{seed}", rank=4, seed=seed, shapes=shapes, base=str(model))
+        adapters.append((path, path.name))
+    asked = [
+        Request(f"{key}:{i}", [3 + i, 5, 7], 8, adapter, key, item=str(i))
+        for adapter, key in adapters
+        for i in range(3)
+    ]
+    how = {"backend": "vllm", "dtype": "float32", "max_num_seqs": 16}
+    # The one engine is in a process of its own, too: this one stays as it is.
+    found = [
+        {
+            r.key: r
+            for r in engines.generate(str(model), asked, data_parallel_size=n, tensor_parallel_size=1, **how)
+        }
+        for n in (1, 2)
+    ]
+    one, two = found
+    assert one.keys() == two.keys() and len(one) == 12
+    for key, reply in one.items():
+        assert two[key].ids == reply.ids and two[key].logprob == pytest.approx(reply.logprob, abs=1e-3)
+    assert len({tuple(one[f"{key}:0"].ids) for _, key in adapters}) > 1, "adapters make a difference"
+
+
 def test_the_shapes_are_those_of_the_pico_models() -> None:
     assert set(SHAPES) < {name.split(".", 3)[3] for name in modules()}
 

@@ -63,16 +63,21 @@ class Run:
 
     def processes(self) -> list[psutil.Process]:
         """The worker and its children, once they run."""
-        file = self.store.partial(self.second) / "pids"
+        folder = self.store.partial(self.second)
+        names = [f"pids{rank}" for rank in range(self.devices)] if self.devices > 1 else ["pids"]
         deadline = time.monotonic() + 60
-        while not file.exists() and self.process.poll() is None and time.monotonic() < deadline:
+        while (
+            not all((folder / name).exists() for name in names)
+            and self.process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
-        if not file.exists():
+        if not all((folder / name).exists() for name in names):
             self.process.kill()
             pytest.fail("".join(self.process.communicate()))
         main = psutil.Process(self.process.pid)
         members = {p.pid: p for p in main.children(recursive=True)}
-        assert set(json.loads(file.read_text())) <= set(members)
+        assert {pid for name in names for pid in json.loads((folder / name).read_text())} <= set(members)
         return list(members.values())
 
     def finish(self) -> None:
@@ -150,10 +155,11 @@ def test_workers_do_not_outlive_a_killed_main_process(do: str, start: Start) -> 
 def test_the_ranks_of_a_launcher_end_too(number: signal.Signals, start: Start) -> None:
     run = start("family", devices=2)
     processes = run.processes()
-    assert len(processes) >= 5, "a launcher, a rank and its children"
+    assert len(processes) >= 9, "a launcher, two ranks and three children of each"
     run.process.send_signal(number)
     assert gone(processes)
     run.process.communicate(timeout=10)
+    assert not run.store.has(run.second)
 
 
 def test_under_nohup_a_hangup_changes_nothing(start: Start) -> None:

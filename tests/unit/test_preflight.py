@@ -150,6 +150,55 @@ def test_stages_that_need_no_gpu_ask_for_none(big: plan.Experiment, tmp_path: Pa
     assert preflight.missing(plan.build(config), Store(tmp_path)) == []
 
 
+def test_the_judge_counts_too_and_devices_share_what_is_sharded(big: plan.Experiment) -> None:
+    needs = preflight.gpu_needs(big)
+    judge = big.config.judge["llama_guard_3_8b"]
+    assert needs["judge"] > judge.download_gb / 1.08  # type: ignore[union-attr]
+    halves = preflight.gpu_needs(
+        experiment(
+            "llama3.1-8b", "train.parallel=fsdp", "train.devices=2", "generation.tensor_parallel_size=2"
+        )
+    )
+    assert all(halves[stage] < 0.65 * need for stage, need in needs.items())
+    small = experiment("llama3.1-8b", "judge=[llama_guard_3_1b,refusal]")
+    assert preflight.gpu_needs(small)["judge"] < needs["judge"] / 2
+    larger = big.config.model_copy(deep=True)
+    larger.judge["llama_guard_3_8b"].download_gb = 140.0  # type: ignore[union-attr]
+    assert "GiB for judge" in preflight.missing(plan.build(larger), Store(Path("nowhere")))[0]
+
+
+def test_a_disk_without_room_for_the_models_is_found(
+    big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = preflight.hub_models(big, Store(tmp_path))
+    size = sum(gb for _, _, gb, _ in models)
+    assert size > 40
+    usage = type(preflight.shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, int(size * 1e9)))
+    [said] = preflight.disk_short(models)
+    assert said.startswith(f"{1.1 * size:.0f} GB of disk in {tmp_path}") and "HF_HOME" in said
+    assert any("of disk" in lack for lack in preflight.missing(big, Store(tmp_path)))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, int(1.2 * size * 1e9)))
+    assert preflight.disk_short(models) == []
+
+
+def test_more_gpus_than_there_are_are_not_waited_for(
+    big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "gpus", lambda: [{"name": "x", "memory_gib": 79.6}] * 4)
+    assert preflight.gpus_short(big) == []
+    eight = experiment("llama3.1-8b", "hardware=8x80gb")
+    assert preflight.gpus_short(eight) == [
+        "8 GPUs for train.devices=8 (4 here)",
+        "8 GPUs for generation.tensor_parallel_size=1 and generation.data_parallel_size=8 (4 here)",
+    ]
+    judged = eight.config.model_copy(update={"stages": ["judge"]})
+    assert len(preflight.gpus_short(plan.build(judged))) == 1
+    monkeypatch.setattr(preflight, "gpus", list)
+    sharded = experiment("tiny", "train.parallel=fsdp", "train.devices=2")
+    assert "GPUs for train.parallel=fsdp" in preflight.missing(sharded, Store(tmp_path))[0]
+
+
 def test_memory_grows_with_the_model() -> None:
     assert preflight.gpu_gib(70e9) > preflight.gpu_gib(8e9) > 8.03 * 2
 

@@ -214,12 +214,26 @@ def test_where_a_gpu_must_be_empty_each_stage_has_a_process_that_is_gone_before_
 
 
 def test_the_ranks_of_a_launcher_report_and_finish(stage: str, runner: Runner) -> None:
-    step = Step(stage, "several", {"do": "one"}, {}, Share(2, 1, 1))
+    step = Step(stage, "several", {"do": "ranks"}, {}, Share(2, 1, 1))
     runner.ensure("several", [step])
     assert runner.store.has(step) and runner.costs[0].cpu_s > 0
-    bad = Step(stage, "bad", {"do": "bad input"}, {}, Share(2, 1, 1))
-    with pytest.raises(UserError, match="rows=0"):
+    assert (runner.store.path(step) / "half").exists(), "both ranks were there"
+    bad = Step(stage, "bad", {"do": "rank 1 finds bad input"}, {}, Share(2, 1, 1))
+    with pytest.raises(UserError, match="rows=1"):
         runner.ensure("several", [bad])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_leaves_nothing_that_passes_for_finished(
+    rank: int, stage: str, runner: Runner
+) -> None:
+    """The first one died while it was saving; the other would wait for it for ever."""
+    step = Step(stage, "dies", {"do": f"rank {rank} is killed"}, {}, Share(2, 1, 1))
+    with pytest.raises(StageError, match=r"several failed .exit code"):
+        runner.ensure("several", [step])
+    assert (runner.store.partial(step) / "half").exists() and not runner.store.has(step)
+    pids = [int(file.read_text()) for file in runner.store.partial(step).glob("pid?")]
+    assert pids and not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_costs_are_measured_per_stage_and_artifact(stage: str, runner: Runner) -> None:
