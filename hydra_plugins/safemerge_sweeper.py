@@ -34,9 +34,12 @@ def lost() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def submitit_goes_on() -> Iterator[None]:
-    """submitit's launcher asks its jobs for results in turn and stops at the first that died: that one gets a result, too."""
+    """submitit's launcher asks one job after the other for its result, and would stop at one that died: here it has one."""
     submitit: Any = importlib.import_module("submitit")
-    ask, errors = submitit.Job.results, (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError)
+    ask, errors = (
+        submitit.Job.results,
+        (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError),
+    )
 
     def results(job: Any) -> Any:
         try:
@@ -54,8 +57,8 @@ def submitit_goes_on() -> Iterator[None]:
 class Patient:
     """A launcher that brings a result of every job.
 
-    When a process of joblib's dies, so does all that runs beside it, and nobody says whose it was: the batch is started once
-    more, where what was finished is found in the store; and if that ends likewise, its jobs run one by one.
+    When a process of joblib's dies, so does all that runs beside it, and nobody says whose it was: the batch is started
+    once more, where what was finished is found in the store; and if that ends likewise, its jobs run one by one.
     """
 
     def __init__(self, launcher: Launcher) -> None:

@@ -129,7 +129,7 @@ STAGES = {
 def run(config: Config) -> None:
     """One (model, task, seed): every stage asked for, in order."""
     start = time.monotonic()
-    store = Store(Path(config.store))
+    store = Store(Path(config.store), config.locks)
     config, moving = revisions.pinned(config)
     experiment = plan.build(config)
     if config.dry_run:

@@ -31,7 +31,9 @@ def told(jobs: Sequence[Sequence[str]], outcomes: Sequence[Outcome], console: Co
         return 0
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     console.print(
-        f"{len(failed)} of {len(jobs)} jobs failed; rerun the same command to resume:", style="red", markup=False
+        f"{len(failed)} of {len(jobs)} jobs failed; rerun the same command to resume:",
+        style="red",
+        markup=False,
     )
     for job, its in failed:
         own = " ".join(override for override in job if override not in common) or " ".join(job)

@@ -15,6 +15,7 @@ from evaluation.run_file import Display, Role
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Count = Annotated[int, Field(gt=0)]
+Address = Annotated[str, Field(pattern=r"^https?://")]  # of a server; ends in /v1 for most
 
 
 class Section(BaseModel):
@@ -153,7 +154,8 @@ class Train(Section):
 
 
 class Generation(Section):
-    backend: Literal["vllm", "transformers"]
+    backend: Literal["vllm", "transformers", "server"]
+    servers: list[Address]
     dtype: Dtype
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
@@ -206,6 +208,7 @@ class HubJudge(ThresholdSection):
     download_gb: float = Field(0.0, ge=0)
     gated: bool = False
     max_tokens: Count
+    servers: list[Address] = []  # that serve it already; without one it runs here
 
 
 class PhrasesJudge(JudgeSection):
@@ -278,6 +281,7 @@ class Config(Section):
     task_adapter: str | None
     safety_adapter: str | None
     store: str = Field(min_length=1)
+    locks: Literal["native", "lease"]
     runs: str = Field(min_length=1)
     selection: Selection
     likelihood: Likelihood

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from evaluation.guard_format import GuardFormat, p_unsafe
 from evaluation.judges import calibrated_threshold, guard_verdict
 from evaluation.quality import is_empty
 from evaluation.reading import check_reads
-from pipeline import artifacts
+from pipeline import artifacts, partial_rows
 from pipeline.artifacts import HEAD, THRESHOLD, USAGE, VERDICTS, model_folder
 from pipeline.config import locate
 from pipeline.progress import report
@@ -26,9 +28,13 @@ from pipeline.stage_settings import (
     ServerJudge,
     of_judge,
 )
+from pipeline.store import digest
 from pipeline.unkeyed import Asking, Engine
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
+
+Pair = tuple[str, str]  # prompt, reply
+Answer = tuple[str, float | None]  # what a guard says, and its P(unsafe)
 
 
 def guard_ids(
@@ -151,10 +157,12 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
     if threshold is None:
         threshold = artifacts.threshold(jobs[0].inputs["threshold"])
     wanted = [artifacts.replies(job.inputs["replies"]) for job in jobs]
-    said = answers_of(jobs[0], settings, {(r.prompt, r.completion) for replies in wanted for r in replies})
+    pairs = [{(r.prompt, r.completion) for r in replies} for replies in wanted]
+    said = answers_of(jobs, settings, pairs)
     for job, replies in zip(jobs, wanted, strict=True):
         verdicts = [guard_verdict(guard, r, *said[r.prompt, r.completion], threshold) for r in replies]
         write_jsonl(job.output / VERDICTS, verdicts)
+        partial_rows.remove(job.output)
         finish(job, time.monotonic() - start)
 
 
@@ -162,33 +170,65 @@ def tune(job: Job, settings: GuardThreshold) -> None:
     """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out."""
     with job.finishing():
         rows = artifacts.labelled_pairs(job.inputs["tuning"])
-        said = answers_of(job, settings, {(row.prompt, row.response) for row in rows})
+        said = answers_of([job], settings, [{(row.prompt, row.response) for row in rows}])
         scored = [(said[row.prompt, row.response][1], row.label == "unsafe") for row in rows]
         threshold = calibrated_threshold([(p, label) for p, label in scored if p is not None])
         (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
+        partial_rows.remove(job.output)
 
 
 def answers_of(
-    job: Job, settings: GuardJudge | GuardThreshold, pairs: set[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[str, float | None]]:
-    """A guard's answer to each (prompt, reply), and its P(unsafe)."""
+    jobs: Sequence[Job], settings: GuardJudge | GuardThreshold, wanted: Sequence[set[Pair]]
+) -> dict[Pair, Answer]:
+    """A guard's answers to the (prompt, reply) pairs that each job wants; equal ones are asked once.
+
+    Each answer is written down at once, for every job that wants it; those of an interrupted run are not asked again.
+    """
+    found: dict[Pair, Answer] = {}
+    for job, pairs in zip(jobs, wanted, strict=True):
+        found |= _answered(job, pairs)
+    distinct = sorted(set().union(*wanted))
+    missing = [pair for pair in distinct if pair not in found]
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(partial_rows.appending(job.output)) for job in jobs]
+        report(len(found), len(distinct), "loading the judge")
+        for pair, answer in _ask(jobs[0], settings, missing):
+            found[pair] = answer
+            for stream, pairs in zip(streams, wanted, strict=True):
+                if pair in pairs:
+                    partial_rows.add(stream, {"pair": digest(pair), "answer": answer})
+            if len(found) % 8 == 0 or len(found) == len(distinct):
+                report(len(found), len(distinct), "verdicts")
+    return found
+
+
+def _answered(job: Job, pairs: set[Pair]) -> dict[Pair, Answer]:
+    """The answers to these pairs that an interrupted run already wrote down."""
+    rows = {row.get("pair"): row.get("answer") for row in partial_rows.finished(job.output)}
+    known = {pair: rows.get(digest(pair)) for pair in pairs} if rows else {}
+    return {pair: (answer[0], answer[1]) for pair, answer in known.items() if answer}
+
+
+def _ask(
+    job: Job, settings: GuardJudge | GuardThreshold, pairs: Sequence[Pair]
+) -> Iterator[tuple[Pair, Answer]]:
+    """The guard's answers, as they come."""
+    if not pairs:
+        return
     from transformers import AutoTokenizer
 
     guard: GuardFormat = locate(settings.target)()
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    distinct = sorted(pairs)
     requests = [
         Request(
             str(i),
             guard_ids(tokenizer, guard, settings.system_prompt, prompt, response),
             settings.max_tokens,
         )
-        for i, (prompt, response) in enumerate(distinct)
+        for i, (prompt, response) in enumerate(pairs)
     ]
     engine = job.beside(Engine)
-    report(0, len(requests), "loading the judge")
-    answers: dict[tuple[str, str], tuple[str, float | None]] = {}
     answered = generate(
         folder,
         requests,
@@ -199,9 +239,7 @@ def answers_of(
         max_loras=engine.max_loras,
         gpu_memory_utilization=engine.gpu_memory_utilization,
         tensor_parallel_size=engine.tensor_parallel_size,
+        servers=engine.servers,
     )
-    for count, reply in enumerate(answered, 1):
-        answers[distinct[int(reply.key)]] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
-        if count % 8 == 0 or count == len(requests):
-            report(count, len(requests), "verdicts")
-    return answers
+    for reply in answered:
+        yield pairs[int(reply.key)], (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
