@@ -82,11 +82,29 @@ def missing(x: Experiment, store: Store) -> list[str]:
         lacks.append(
             f"the network ({sum(gb for _, _, gb, _ in models):.0f} GB to fetch from the model hub, which does not answer)"
         )
+    if any(not store.has(step) for step in x.trained):  # later it is said when they are asked
+        lacks += [f"a server that answers ({line})" for line in silent(x)]
     if config.data.source == "hub" and "prepare" in config.stages:
         place = config.data.datasets.get("safety")
         if place is None or not place.file or not Path(place.file).exists():
             lacks.append("the Bianchi safety data (GitHub only: set data.datasets.safety.file)")
     return lacks
+
+
+def silent(x: Experiment) -> list[str]:
+    """What is wrong with each server that the stages asked for would ask and that does not answer."""
+    judges = [judge for judge in x.config.judge.values() if isinstance(judge, HubJudge)]
+    wanted = x.config.generation.servers if "generate" in x.config.stages else []
+    wanted = [*wanted, *(url for judge in judges for url in judge.servers if "judge" in x.config.stages)]
+    found = []
+    for url in wanted:
+        from evaluation.server_engine import Server
+
+        try:
+            Server(url).client.close()
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def declared_rank(x: Experiment, role: str) -> int:

@@ -12,7 +12,7 @@ from evaluation.engine import Request, generate
 
 
 class StandIn:
-    """Serves one model on loopback. `seen` are the bodies of the requests for completions; `fails` are statuses to begin with."""
+    """Serves one model on loopback. `seen`: bodies of requests for completions; `fails`: statuses of the next answers."""
 
     def __init__(self, model: Path, *, adapters: bool = True, ids: bool = True) -> None:
         self.model, self.loads, self.ids = model, adapters, ids
