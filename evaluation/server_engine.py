@@ -30,15 +30,8 @@ class Server:
         import openai
 
         self.url = url
-        key = os.environ.get(KEY_ENV)
-        headers: dict[str, Any] = {} if key else {"Authorization": openai.Omit()}
-        self.client = openai.OpenAI(
-            base_url=url,
-            api_key=key or "none",
-            timeout=TIMEOUT_S,
-            max_retries=ATTEMPTS - 1,
-            default_headers=headers,
-        )
+        key = os.environ.get(KEY_ENV) or "none"  # vLLM looks at it only where it was started with one
+        self.client = openai.OpenAI(base_url=url, api_key=key, timeout=TIMEOUT_S, max_retries=ATTEMPTS - 1)
         try:
             served = list(self.client.with_options(max_retries=1, timeout=30).models.list())
         except openai.OpenAIError as error:

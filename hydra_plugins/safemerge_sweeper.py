@@ -21,9 +21,9 @@ from pipeline.multirun import DIED, Outcome, told
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher"
 
 
-def died() -> JobReturn:
-    """What stands for a job that could say nothing more."""
-    return JobReturn(status=JobStatus.COMPLETED, _return_value=Outcome(1, DIED))
+def failed(reason: str = DIED) -> JobReturn:
+    """What stands for a job that could not say how it ended."""
+    return JobReturn(status=JobStatus.COMPLETED, _return_value=Outcome(1, reason))
 
 
 def lost() -> tuple[type[Exception], ...]:
@@ -36,16 +36,15 @@ def lost() -> tuple[type[Exception], ...]:
 def submitit_goes_on() -> Iterator[None]:
     """submitit's launcher asks one job after the other for its result, and would stop at one that died: here it has one."""
     submitit: Any = importlib.import_module("submitit")
-    ask, errors = (
-        submitit.Job.results,
-        (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError),
-    )
+    ask, errors = submitit.Job.results, submitit.core.utils
 
     def results(job: Any) -> Any:
         try:
             return ask(job)
-        except errors:
-            return [died()]
+        except errors.UncompletedJobError:
+            return [failed()]
+        except errors.FailedJobError as error:  # it could not even start; the last line of its traceback
+            return [failed(str(error).strip().rpartition("\n")[2] or DIED)]
 
     submitit.Job.results = results
     try:
@@ -77,7 +76,7 @@ class Patient:
         try:
             return self.launcher.launch([job], number)[0]
         except lost():
-            return died()
+            return failed()
 
 
 class Sweeper(BasicSweeper):

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/evaluation.md", "docs/report.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/evaluation.md",
+    "docs/many_jobs.md",
+    "docs/report.md",
+)
 #: A path of ours between backticks: a folder of the repository, then names; no placeholders such as NAME, and
 #: not the folder of that name in the repository where the Bianchi collection lies.
 OURS = re.compile(r"`((?:conf|data|docs|evaluation|pipeline|requirements|safemerge|tests)/[\w./-]*)`")

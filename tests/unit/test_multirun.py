@@ -129,7 +129,7 @@ def test_a_killed_job_of_submitits_leaves_an_outcome_and_the_next_one_its_result
 ) -> None:
     import submitit
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
     executor = submitit.LocalExecutor(tmp_path)
     jobs = executor.map_array(dies_at_zero, [0, 1])
     with submitit_goes_on():
