@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(LlamaConfig(**sizes, **HEADS, initializer_range=0.1)).save_pretrained(path)
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1").save_pretrained(path)
-    GenerationConfig(repetition_penalty=1.5, temperature=0.3, top_k=3, eos_token_id=[1, 2]).save_pretrained(
+    GenerationConfig(do_sample=True, repetition_penalty=1.5, top_k=3, eos_token_id=[1, 2]).save_pretrained(
         path
     )
     shapes = {f"model.layers.{i}.{kind}": shape for i in range(2) for kind, shape in SHAPES.items()}
