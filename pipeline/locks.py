@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
+from pipeline import endings
 from safemerge.errors import UserError
 
 POLL_S = 0.5  # between looks at a lock that another process holds
@@ -20,8 +21,14 @@ NONE_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def _lost(_: object) -> None:
-    """Another process took the lease, as this one had stopped too long to renew it: it leaves, its work is the other's."""
-    os.kill(os.getpid(), signal.SIGTERM)
+    """Another process took the lease, as this one had not renewed it for too long: the work is the other's, this one ends."""
+    for end_workers in list(endings.at_once):
+        end_workers()
+    sys.stderr.write(
+        "another run has taken over, as this one stood still for minutes; rerun the same command to resume\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def new(path: Path, kind: str) -> BaseFileLock:

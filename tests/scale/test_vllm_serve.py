@@ -51,8 +51,19 @@ def url(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["vllm.entrypoints.cli.main", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    options = ["--dtype", "float32", "--max-model-len", "64", "--enforce-eager", "--block-size", "32"]
+    # What `vllm serve` starts; that command itself asks for the version of a package that the CPU build is not called.
+    command = ["vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1"]
+    options = [
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "64",
+        "--enforce-eager",
+        "--block-size",
+        "32",
+    ]
     options += ["--enable-lora", "--max-lora-rank", "8"]
     own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     own |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -214,12 +214,13 @@ def test_a_lease_that_another_has_taken_ends_its_holder(
 ) -> None:
     """Of a process that was suspended for longer than a lease lasts: two must not write into one folder."""
     monkeypatch.setattr(locks, "LEASE_S", 0.6)
-    signals: list[int] = []
-    monkeypatch.setattr(locks.os, "kill", lambda pid, number: signals.append(number))
+    ended: list[Any] = []
+    monkeypatch.setattr(locks.endings, "at_once", [lambda: ended.append("workers")])
+    monkeypatch.setattr(locks.os, "_exit", ended.append)
     with Store(tmp_path, "lease").claim([step()]):
         next(tmp_path.rglob("*.lease")).unlink()
         time.sleep(0.6)
-    assert signals == [signal.SIGTERM]
+    assert ended == ["workers", 1]
 
 
 def test_a_file_system_without_locks_is_one_line_with_the_alternative(
