@@ -21,7 +21,7 @@ NONE_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def _lost(_: object) -> None:
-    """Another process took the lease, as this one had not renewed it for too long: the work is the other's, this one ends."""
+    """Another process took the lease, which this one had not renewed for too long: it ends, the work is the other's."""
     for end_workers in list(endings.at_once):
         end_workers()
     sys.stderr.write(
