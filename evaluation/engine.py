@@ -1,6 +1,6 @@
-"""Text generation with many adapters on one base model: vLLM, or plain transformers where vLLM is not installed.
+"""Text generation with many adapters on one base model: vLLM, plain transformers where it is not installed, or servers.
 
-Both take token ids (never strings) and give the same rows, so artifacts do not care which one made them.
+All take token ids (never strings) and give the same rows, so artifacts do not care which one made them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,31 @@ def generate(
     gpu_memory_utilization: float = 0.9,
     tensor_parallel_size: int = 1,
     data_parallel_size: int = 1,
+    servers: Sequence[str] = (),
 ) -> Iterator[Reply]:
-    """Answer all requests, in whatever order they finish.
+    """Answer all requests, in whatever order they finish. `servers` are the addresses for backend `server`.
 
     Args:
         data_parallel_size: engines that share the requests, each in a process of its own.
 
     Raises:
-        UserError: the backend is not installed, or a prompt does not fit the model.
+        UserError: the backend is not installed, a server refuses, or a prompt does not fit the model.
     """
     check_fits(model, requests)
+    if backend == "server":
+        from evaluation import server_engine
+
+        yield from server_engine.generate(
+            model,
+            requests,
+            servers=servers,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            logprobs=logprobs,
+            max_num_seqs=max_num_seqs,
+        )
+        return
     if data_parallel_size > 1 and len(requests) > 1:
         from evaluation import engines
 

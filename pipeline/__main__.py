@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 # Our own handling of errors below needs them as exceptions; Hydra would print its own text and exit 1.
@@ -26,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import answers, costs, endings, exhausted, grid, overview, plan, revisions, screen
 from pipeline.config import check
 from pipeline.mistakes import one_line
+from pipeline.multirun import Outcome
 from pipeline.preflight import require
 from pipeline.run import Runner, StageError
 from pipeline.settings import Config
@@ -128,7 +131,7 @@ STAGES = {
 def run(config: Config) -> None:
     """One (model, task, seed): every stage asked for, in order."""
     start = time.monotonic()
-    store = Store(Path(config.store))
+    store = Store(Path(config.store), config.locks)
     config, moving = revisions.pinned(config)
     experiment = plan.build(config)
     if config.dry_run:
@@ -163,41 +166,60 @@ def shown(text: str) -> str:
     return visible(hidden(" ".join(text.split())))
 
 
-def guarded(function: Callable[[], None]) -> int:
+def ended(function: Callable[[], None], others: bool = False) -> Outcome:
     """Run, and turn what the user can mend into one line.
 
+    others: whether more jobs come after this one, which an error of ours must not end: its traceback is shown, no more.
+
     Returns:
-        0; 2 for bad input, 1 for a failed stage; after a signal 128 + its number: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
+        Code 0; 2 for bad input, 1 for a failed stage; after a signal 128 + its number: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
     """
     try:
         with endings.handled():
             function()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        screen.errors.print(f"error: {shown(one_line(error))}", style="red", markup=False)
-        return 2
+        outcome = Outcome(2, one_line(error))
     except StageError as error:
-        screen.errors.print(f"error: {shown(str(error))}", style="red", markup=False)
-        return 1
+        outcome = Outcome(1, str(error))
     except (OSError, MemoryError) as error:
         line = exhausted.explained(error)
         if line is None:
             raise
-        screen.errors.print(f"error: {shown(line)}", style="red", markup=False)
-        return 1
+        outcome = Outcome(1, line)
     except KeyboardInterrupt as error:
         number = endings.number_of(error)
         screen.errors.print(endings.sentence(number), style="yellow")
-        return 128 + number
-    return 0
+        return Outcome(128 + number, endings.sentence(number))
+    except Exception as error:
+        if not others:
+            raise
+        traceback.print_exc()
+        outcome = Outcome(1, " ".join(traceback.format_exception_only(error)[-1].split()))
+    else:
+        return Outcome()
+    outcome = replace(outcome, reason=shown(outcome.reason))
+    screen.errors.print(f"error: {outcome.reason}", style="red", markup=False)
+    return outcome
+
+
+def guarded(function: Callable[[], None]) -> int:
+    """The exit code of `ended`."""
+    return ended(function).code
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def hydra_main(cfg: DictConfig) -> None:
-    """Called by Hydra once per job. Leaves by SystemExit on failure: Hydra adds its own lines to any other exception."""
+def hydra_main(cfg: DictConfig) -> Outcome:
+    """Called by Hydra once per job. A failed job of a multirun comes back as an outcome, so that the others run.
+
+    Otherwise it leaves by SystemExit: Hydra adds its own lines to any other exception.
+    """
     logging.getLogger().setLevel(logging.WARNING)
     endings.follow_main()
-    if code := guarded(lambda: run(check(cfg))):
-        sys.exit(code)
+    many = HydraConfig.get().mode == RunMode.MULTIRUN
+    outcome = ended(lambda: run(check(cfg)), others=many)
+    if outcome.code >= 128 or (outcome.code and not many):
+        sys.exit(outcome.code)
+    return outcome
 
 
 if __name__ == "__main__":

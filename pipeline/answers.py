@@ -54,10 +54,10 @@ def completions(
     inputs: dict[str, Source] = {"model": experiment.aligned, "items": experiment.items[benchmark]}
     if adapter is not None:
         inputs["adapter"] = adapter
-    return Step("generate", benchmark, its.keyed(), inputs, _engine(experiment))
+    return Step("generate", benchmark, its.keyed(), inputs, _engine(experiment, decoding.servers))
 
 
-def _engine(experiment: Experiment) -> Engine:
+def _engine(experiment: Experiment, servers: list[str]) -> Engine:
     its = experiment.config.generation
     return Engine(
         its.max_num_seqs,
@@ -65,6 +65,7 @@ def _engine(experiment: Experiment) -> Engine:
         its.gpu_memory_utilization,
         its.tensor_parallel_size,
         its.data_parallel_size,
+        servers,
     )
 
 
@@ -139,7 +140,7 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
             its = GuardJudge(**_guard(experiment, judge), threshold=fixed)
             inputs["model"] = experiment.judge_models[name]
             inputs |= {"threshold": tuned} if tuned else {}
-            unkeyed = _engine(experiment)
+            unkeyed = _engine(experiment, _servers(judge))
     return Step("judge", f"{name} on {replies.name}", its.keyed(), inputs, unkeyed)
 
 
@@ -150,18 +151,27 @@ def threshold(experiment: Experiment, name: str) -> Step | None:
         return None
     its = GuardThreshold(**_guard(experiment, judge))
     inputs: dict[str, Source] = {"model": experiment.judge_models[name], "tuning": experiment.tuning}
-    return Step("judge", f"threshold of {name}", its.keyed(), inputs, _engine(experiment))
+    unkeyed = _engine(experiment, _servers(judge))
+    return Step("judge", f"threshold of {name}", its.keyed(), inputs, unkeyed)
+
+
+def _servers(judge: settings.TrainedJudge | settings.HubJudge) -> list[str]:
+    """That serve a guard; one that was trained here runs here."""
+    return judge.servers if isinstance(judge, settings.HubJudge) else []
 
 
 def _guard(experiment: Experiment, judge: settings.TrainedJudge | settings.HubJudge) -> dict[str, Any]:
     """How a guard is asked, whatever is done with its answers."""
     config = experiment.config
+    backend = config.generation.backend
+    if backend == "server" or _servers(judge):  # those of the model that is evaluated do not serve a guard
+        backend = "server" if _servers(judge) else "vllm"
     return {
         "target": judge.target_,
         "wording": wording(locate(judge.target_)),
         "max_tokens": judge.max_tokens,
         "system_prompt": config.model.system_prompt if judge.kind == "trained" else None,
-        "backend": config.generation.backend,
+        "backend": backend,
         "dtype": config.generation.dtype,
     }
 

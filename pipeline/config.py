@@ -274,6 +274,11 @@ def _check_training(config: Config) -> None:
 
 def _check_together(config: Config) -> None:
     """Settings that exclude or need each other."""
+    if (config.generation.backend == "server") != bool(config.generation.servers):
+        raise UserError(
+            f"generation.backend={config.generation.backend} with generation.servers={config.generation.servers}: "
+            "backend=server needs addresses, generation.servers=[http://HOST:8000/v1], and no other backend takes them"
+        )
     if config.model.aligned.kind == "tuned" and config.train.align is None:
         raise UserError(
             f"model {config.model.name} is aligned by a tuning stage, which train=paper lacks; use train=small"

@@ -74,6 +74,12 @@ def one_line(error: Exception) -> str:
         return _quoting(error.override) or (
             f"{error.override}: not an override in Hydra's grammar ({' '.join(text.split())})"
         )
+    plugin = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)
+    if plugin:
+        extra = "ray" if plugin[1].startswith("ray") else "launchers"
+        return (
+            f"hydra/launcher={plugin[1]}: its plugin is not installed; run .venv/bin/pip install '.[{extra}]'"
+        )
     missing = re.search(r"Could not (?:find|load) '([\w-]+)/([^']+)'", text)
     if missing:
         group, choice = missing.groups()

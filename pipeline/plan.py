@@ -150,7 +150,10 @@ def safety_seed(config: Config) -> int:
 
 def settings(config: Config, *, seeds: bool = False) -> str:
     """Hash of all that makes two runs different experiments; with `seeds`, all but the seed."""
-    left_out: dict[str, Any] = dict.fromkeys(["stages", "dry_run", "store", "runs", "tracking"], True)
+    left_out: dict[str, Any] = dict.fromkeys(
+        ["stages", "dry_run", "store", "locks", "runs", "tracking"], True
+    )
+    left_out |= {"generation": {"servers"}, "judge": {"__all__": {"servers"}}}
     left_out |= {"method": {"__all__": {"display"}}, **({"seed": True} if seeds else {})}
     return digest(config.model_dump(exclude=left_out, by_alias=True))
 

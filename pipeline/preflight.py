@@ -151,7 +151,25 @@ def missing(x: Experiment, store: Store) -> list[str]:
     if (rows := rows_to_fetch(x, store, github=True)) and not github.reachable():
         files = ", ".join(f"{find(name, config.data.where()).github}" for name in rows)
         lacks.append(f"GitHub, which does not answer (get {files} and set data.datasets.{rows[0]}.file=PATH)")
+    if any(not store.has(step) for step in x.trained):  # later it is said when they are asked
+        lacks += [f"a server that answers ({line})" for line in silent(x)]
     return lacks
+
+
+def silent(x: Experiment) -> list[str]:
+    """What is wrong with each server that the stages asked for would ask and that does not answer."""
+    judges = [judge for judge in x.config.judge.values() if isinstance(judge, HubJudge)]
+    wanted = x.config.generation.servers if "generate" in x.config.stages else []
+    wanted = [*wanted, *(url for judge in judges for url in judge.servers if "judge" in x.config.stages)]
+    found = []
+    for url in wanted:
+        from evaluation.server_engine import Server
+
+        try:
+            Server(url).client.close()
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def declared_rank(x: Experiment, role: str) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluation.report import build_report, print_headline
+from evaluation.report import ReportSummary, build_report, print_headline
 from evaluation.run_file import Cost, EntryRecord, RunFile, read_run
-from pipeline import artifacts, grid, plan, provenance, run_record
+from pipeline import artifacts, grid, locks, plan, provenance, run_record
 from pipeline.costs import StageCost
 from pipeline.settings import Config
 from pipeline.store import Store, digest
@@ -35,7 +35,26 @@ def write(
     costs: of the stages of this run so far; those that made nothing are left out.
     """
     spent = [Cost(**asdict(cost)) for cost in costs if cost.made]
-    folder = Path(x.config.runs).absolute() / plan.run_name(x.config)
+    runs = Path(x.config.runs).absolute()
+    runs.mkdir(parents=True, exist_ok=True)
+    with locks.new(
+        runs / ".lock", store.locks
+    ):  # jobs of a multirun write the report over their seeds, and the link
+        summary = _written(x, store, candidates, runs / plan.run_name(x.config), spent, seconds, multirun)
+    if spent or tracker.run is not None:
+        tracker.report(summary.rows, summary.figures, spent)
+    print_headline(summary, console)
+
+
+def _written(
+    x: plan.Experiment,
+    store: Store,
+    candidates: Sequence[grid.Candidate],
+    folder: Path,
+    spent: list[Cost],
+    seconds: float,
+    multirun: bool,
+) -> ReportSummary:
     path = folder / "run.json"
     entry = run_record.entry(x, store, folder, candidates)
     old = _earlier(path)
@@ -52,9 +71,7 @@ def write(
         folder = together.parent
         summary = build_report(together, folder / "report")
     _point_at(folder)
-    if spent or tracker.run is not None:
-        tracker.report(summary.rows, summary.figures, spent)
-    print_headline(summary, console)
+    return summary
 
 
 def _earlier(path: Path) -> RunFile | None:

@@ -7,6 +7,7 @@ import importlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +122,21 @@ class Runner:
         """
         distinct = list({s.key: s for s in steps}.values())
         self.uses.add(f"{s.stage}/{s.key}" for s in distinct)
-        missing = [s for s in distinct if not self.store.has(s)]
-        if missing:
-            with self.store.claim(distinct) as missing:
-                self._make_room(missing)
-                self._commit_finished(missing)  # a run that was killed between finishing and moving
-                missing = [s for s in missing if not self.store.has(s)]
-                self.cached += len(distinct) - len(missing)
-                if missing:
-                    self._make(title, missing, found=len(distinct) - len(missing))
-                    return
+        before, rows = len(self.made), len(self.costs)
+        while missing := [s for s in distinct if not self.store.has(s)]:
+            # Another run may be making some of them: they are waited for when the others are done.
+            with self.store.claim(missing, lambda: self._waits(title)) as mine:
+                self._make_room(mine)
+                self._commit_finished(mine)  # a run that was killed between finishing and moving
+                before += sum(self.store.has(s) for s in mine)
+                if mine := [s for s in mine if not self.store.has(s)]:
+                    self._make(title, mine)
+        found = len(distinct) - (len(self.made) - before)
+        self.cached += found
+        if rows == len(self.costs):
+            self.costs.append(StageCost(title, 0, found, 0.0, 0.0, None, 0))
         else:
-            self.cached += len(distinct)
-        self.costs.append(StageCost(title, 0, len(distinct), 0.0, 0.0, None, 0))
+            self.costs[-1] = replace(self.costs[-1], found=found)
 
     def _make_room(self, steps: Sequence[Step]) -> None:
         """Say which artifacts are damaged, and set them aside; their locks are held."""
@@ -143,7 +146,10 @@ class Runner:
                 self.console.print(note, style="yellow", markup=False, soft_wrap=True)
             self.store.set_aside(step)
 
-    def _make(self, title: str, steps: Sequence[Step], found: int) -> None:
+    def _waits(self, title: str) -> None:
+        self.console.print(f"{title}: another run is making what is missing; waiting for it", style="dim")
+
+    def _make(self, title: str, steps: Sequence[Step]) -> None:
         self._require_inputs(title, steps)
         for step in steps:
             self.store.partial(step).mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,7 @@ class Runner:
             counted = [m["tokens"] for m in made if m.get("tokens") is not None]
             tokens = sum(counted) if counted else None
             peak = max([outcome.peak_memory_bytes, *(m.get("peak_memory_bytes", 0) for m in made)])
-            self.costs.append(StageCost(title, len(made), found, wall, outcome.cpu_s, tokens, peak))
+            self.costs.append(StageCost(title, len(made), 0, wall, outcome.cpu_s, tokens, peak))
         left = [s.name for s in steps if not self.store.has(s)]
         if left:
             raise StageError(f"{title}: the worker ended without finishing {', '.join(left)}")

@@ -18,6 +18,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Count = Annotated[int, Field(gt=0)]
 #: Becomes a part of a folder's name, so it names no other folder.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*$", max_length=100)]
+Address = Annotated[str, Field(pattern=r"^https?://")]  # of a server; ends in /v1 for most
 
 
 class Section(BaseModel):
@@ -158,7 +159,8 @@ class Train(Section):
 
 
 class Generation(Section):
-    backend: Literal["vllm", "transformers"]
+    backend: Literal["vllm", "transformers", "server"]
+    servers: list[Address]
     dtype: Dtype
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
@@ -212,6 +214,7 @@ class HubJudge(ThresholdSection):
     download_gb: float = Field(0.0, ge=0)
     gated: bool = False
     max_tokens: Count
+    servers: list[Address] = []  # that serve it already; without one it runs here
 
 
 class PhrasesJudge(JudgeSection):
@@ -300,6 +303,7 @@ class Config(Section):
     task_adapter: str | None
     safety_adapter: str | None
     store: str = Field(min_length=1)
+    locks: Literal["native", "lease"]
     runs: str = Field(min_length=1)
     selection: Selection
     likelihood: Likelihood

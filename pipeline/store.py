@@ -2,8 +2,9 @@
 
 An artifact lives in `store/<stage>/<key>/`. The key is a hash of everything its content depends on, so two runs that
 need the same thing find the same folder. Work happens in a sibling, `<key>.partial/`, which survives an interruption
-(stages resume from what is in it) and is renamed when complete. A lock per key lets parallel jobs share one store.
-An artifact whose files are not what its manifest says (`pipeline.integrity`) counts as missing: it is made anew.
+(stages resume from what is in it) and is renamed when complete. A lock per key (`pipeline.locks`) lets parallel jobs
+share one store. An artifact whose files are not what its manifest says (`pipeline.integrity`) counts as missing: it is
+made anew.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from pipeline import integrity
+from pipeline import integrity, locks
 from pipeline.unkeyed import NOTHING, Unkeyed
 
 #: Raise a stage's number when its code changes what it writes: older artifacts are then left alone and made anew.
@@ -90,10 +89,10 @@ class Step:
 
 
 class Store:
-    """The folder of finished artifacts."""
+    """The folder of finished artifacts. `locks`: native or lease (`pipeline.locks`), the same for all that share it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+    def __init__(self, root: Path, locks: str = "native") -> None:
+        self.root, self.locks = root.absolute(), locks
         self._looked: dict[Path, tuple[tuple[int, ...], str | None]] = {}
 
     def path(self, source: Step | External) -> Path:
@@ -132,19 +131,36 @@ class Store:
             os.replace(folder, aside)
 
     @contextlib.contextmanager
-    def claim(self, steps: Sequence[Step]) -> Iterator[list[Step]]:
-        """Hold the locks of the missing ones among `steps`; yields those still missing once the locks are held.
+    def claim(
+        self, steps: Sequence[Step], waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[list[Step]]:
+        """Hold the locks of those missing ones among `steps` that no other process is making; yields these.
 
-        Locks are taken in the order of their names, so that two jobs wanting the same set cannot block each other.
+        If others make all of them, wait: until one of these is left alone, unmade (its maker was killed), or all are there.
+
+        waiting: called once if it comes to that.
         """
-        with contextlib.ExitStack() as stack:
-            for step in sorted(
-                {s.key: s for s in steps if not self.has(s)}.values(), key=lambda s: (s.stage, s.key)
-            ):
-                lock = self.root / step.stage / f"{step.key}.lock"
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(lock))
-            yield list({s.key: s for s in steps if not self.has(s)}.values())
+
+        def missing() -> dict[Path, Step]:
+            return {self._lock(s): s for s in steps if not self.has(s)}
+
+        # In the order of names: of two jobs that want the same set, the first has it all.
+        paths = sorted(missing())
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not paths:
+            yield []
+            return
+        with locks.some(paths, self.locks, lambda: not missing(), waiting) as held:
+            yield [step for path, step in missing().items() if path in held]
+            left = missing()
+            for path in held:
+                if path not in left and self.locks == "native":  # a lease's file goes with the lease
+                    path.unlink(missing_ok=True)
+
+    def _lock(self, step: Step) -> Path:
+        # Neither kind may find the other's file, which it would wait for.
+        return self.root / step.stage / f"{step.key}.{'lock' if self.locks == 'native' else 'lease'}"
 
     def commit(self, step: Step, manifest: Mapping[str, Any]) -> None:
         """Finish a partial artifact. The rename is the only moment at which it appears."""
@@ -153,4 +169,3 @@ class Store:
         (partial / MANIFEST).write_text(json.dumps(its, indent=1, default=str) + "\n")
         os.replace(partial, self.path(step))
         (self.path(step) / DONE).unlink(missing_ok=True)  # not before: a kill in between would lose the work
-        (self.root / step.stage / f"{step.key}.lock").unlink(missing_ok=True)

@@ -25,6 +25,8 @@ from safemerge.screening import hidden, visible
 
 log = logging.getLogger(__name__)
 
+ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older names
+
 
 def has_key() -> bool:
     """Whether W&B could log in without asking: a key in the environment, or one for its host in ~/.netrc."""
@@ -38,13 +40,26 @@ def has_key() -> bool:
     return known.authenticators(host) is not None
 
 
-def decide_mode(mode: str) -> str:
-    """online or offline. Without a key always offline, also where online was asked for: W&B would ask for a login."""
-    if not has_key():
-        return "offline"
-    if mode != "auto":
-        return mode
-    return "online" if os.environ.get("WANDB_MODE", "online") == "online" else "offline"
+def decide_mode(mode: str) -> tuple[str, str]:
+    """online, offline or disabled, and a line on it where the user or the environment asked for something.
+
+    A mode in the config counts before `WANDB_MODE`, as it does for W&B itself. Without a key never online: W&B would ask
+    for a login.
+    """
+    variable = os.environ.get("WANDB_MODE", "")
+    if mode == "auto" and not variable:
+        return ("online" if has_key() else "offline"), ""
+    asked = ALIASES.get(variable, variable) if mode == "auto" else mode
+    by = f"WANDB_MODE={variable}" if mode == "auto" else f"tracking.mode={mode}"
+    if asked == "online":
+        if has_key():
+            return "online", ""
+        remedy = "set WANDB_API_KEY or run `wandb login`; `wandb sync` uploads this run later"
+        return "offline", f"tracking offline: {by}, but there is no key: {remedy}"
+    if asked == "offline":
+        return "offline", "" if mode == "offline" else f"tracking offline: {by}; `wandb sync` uploads it"
+    known = "" if asked == "disabled" else ", which is none of online, offline and disabled"
+    return "disabled", f"tracking off: {by}{known}"
 
 
 class Tracker:
@@ -62,6 +77,12 @@ class Tracker:
         if self.broken or self.run is not None:
             return self.run
         tracking = self.config.tracking
+        mode, line = decide_mode(tracking.mode)
+        if line:
+            self.console.print(line, style="yellow", soft_wrap=True)
+        if mode == "disabled":
+            self.broken = True
+            return None
         try:
             os.environ.setdefault("WANDB_SILENT", "true")
             os.environ.setdefault("WANDB_CONSOLE", "off")
@@ -77,7 +98,7 @@ class Tracker:
                 name=self.name,
                 id=uuid.uuid4().hex[:12],  # offline runs with one id would overwrite each other
                 dir=str(folder),
-                mode=decide_mode(tracking.mode),  # type: ignore[arg-type]
+                mode=mode,  # type: ignore[arg-type]
                 config=self.config.model_dump(by_alias=True),
                 settings=wandb.Settings(init_timeout=30, console="off", silent=True),
             )

@@ -5,6 +5,7 @@ None of it is in a key. What changes an artifact is in `pipeline.stage_settings`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,13 +51,15 @@ class Share(Unkeyed):
 
 @dataclass(frozen=True)
 class Engine(Unkeyed):
-    """How the engine batches, and what of the machine it takes; `data_parallel_size` engines share the requests."""
+    """How the engine batches, and what of the machine it takes; `data_parallel_size` engines share the requests.
+    Or which servers are asked."""
 
     max_num_seqs: int
     max_loras: int
     gpu_memory_utilization: float
     tensor_parallel_size: int
     data_parallel_size: int = 1
+    servers: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

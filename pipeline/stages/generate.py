@@ -6,7 +6,6 @@ Each finished completion is written down at once; an interrupted run goes on wit
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,35 +14,22 @@ from typing import Any, TextIO
 from data.chat import prompt_ids
 from data.schema import Completion, ids_digest, write_jsonl
 from evaluation.engine import Request, generate
-from pipeline import artifacts
+from pipeline import artifacts, partial_rows
 from pipeline.artifacts import COMPLETIONS, model_folder
 from pipeline.progress import report
 from pipeline.stage_settings import Generate
 from pipeline.unkeyed import Engine
 from pipeline.worker import Job, finish
 
-PARTIAL = "rows.partial.jsonl"  # in the order of arrival; a last line cut by a crash is ignored
-
 
 def finished_rows(folder: Path) -> dict[str, Completion]:
     """Completions that an interrupted run already wrote, by id."""
-    path, rows = folder / PARTIAL, {}
-    if path.exists():
-        for line in path.read_bytes().split(b"\n"):
-            with contextlib.suppress(ValueError, TypeError):  # cut, or no UTF-8 any more
-                row = Completion(**json.loads(line))
-                rows[row.id] = row
+    rows: dict[str, Completion] = {}
+    for found in partial_rows.finished(folder):
+        with contextlib.suppress(TypeError):
+            row = Completion(**found)
+            rows[row.id] = row
     return rows
-
-
-def appending(folder: Path) -> TextIO:
-    """The file of finished rows, opened to go on writing; after a cut last line the next row starts on a new one."""
-    path = folder / PARTIAL
-    cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    stream = path.open("a", encoding="utf-8")
-    if cut:
-        stream.write("\n")
-    return stream
 
 
 @dataclass
@@ -58,8 +44,7 @@ class Work:
     def add(self, row: Completion) -> None:
         """Take a completion and write it down at once."""
         self.done[row.id] = row
-        self.stream.write(json.dumps(asdict(row)) + "\n")
-        self.stream.flush()
+        partial_rows.add(self.stream, asdict(row))
 
     def finish(self, seconds: float) -> None:
         """Put the completions into the order of the prompts and finish the job."""
@@ -67,7 +52,7 @@ class Work:
         rows = [self.done[key] for key in self.prompts]
         self.job.count_tokens(sum(row.completion_tokens for row in rows))
         write_jsonl(self.job.output / COMPLETIONS, rows)
-        (self.job.output / PARTIAL).unlink(missing_ok=True)
+        partial_rows.remove(self.job.output)
         finish(self.job, seconds)
 
 
@@ -85,7 +70,7 @@ def run(jobs: list[Job]) -> None:
         prompts = {
             item.id: item.prompt for item in artifacts.items(job.inputs["items"]) if item.half == mine.half
         }
-        its = Work(job, prompts, finished_rows(job.output), appending(job.output))
+        its = Work(job, prompts, finished_rows(job.output), partial_rows.appending(job.output))
         work.append(its)
         for key, prompt in prompts.items():
             if key in its.done:
@@ -113,6 +98,7 @@ def run(jobs: list[Job]) -> None:
             gpu_memory_utilization=engine.gpu_memory_utilization,
             tensor_parallel_size=engine.tensor_parallel_size,
             data_parallel_size=engine.data_parallel_size,
+            servers=engine.servers,
         )
         for reply in replies:
             its, key, _ = requests[reply.key]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +17,7 @@ from evaluation.guard_format import GuardFormat, Question, p_unsafe, questions
 from evaluation.judges import calibrated_threshold, guard_verdict, worst
 from evaluation.quality import is_empty
 from evaluation.reading import check_reads
-from pipeline import artifacts
+from pipeline import artifacts, partial_rows
 from pipeline.artifacts import HEAD, THRESHOLD, USAGE, VERDICTS, model_folder
 from pipeline.config import locate
 from pipeline.progress import report
@@ -26,9 +29,15 @@ from pipeline.stage_settings import (
     ServerJudge,
     of_judge,
 )
+from pipeline.store import digest
 from pipeline.unkeyed import Asking, Engine
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
+
+Pair = tuple[str, str]  # prompt, reply
+Answers = list[
+    tuple[str, float | None]
+]  # what a guard says to each question about a reply, and its P(unsafe)
 
 
 def guard_ids(
@@ -162,12 +171,14 @@ def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
     if threshold is None:
         threshold = artifacts.threshold(jobs[0].inputs["threshold"])
     wanted = [artifacts.replies(job.inputs["replies"]) for job in jobs]
-    said = answers_of(jobs[0], settings, {(r.prompt, r.completion) for replies in wanted for r in replies})
+    pairs = [{(r.prompt, r.completion) for r in replies} for replies in wanted]
+    said = answers_of(jobs, settings, pairs)
     for job, replies in zip(jobs, wanted, strict=True):
         write_jsonl(
             job.output / VERDICTS,
             [guards_verdict(guard, r, said[r.prompt, r.completion], threshold) for r in replies],
         )
+        partial_rows.remove(job.output)
         finish(job, time.monotonic() - start)
 
 
@@ -188,35 +199,63 @@ def tune(job: Job, settings: GuardThreshold) -> None:
     """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out."""
     with job.finishing():
         rows = artifacts.labelled_pairs(job.inputs["tuning"])
-        said = answers_of(job, settings, {(row.prompt, row.response) for row in rows})
+        said = answers_of([job], settings, [{(row.prompt, row.response) for row in rows}])
         scored = [([p for _, p in said[row.prompt, row.response]], row.label == "unsafe") for row in rows]
         known = [([p for p in its if p is not None], label) for its, label in scored if None not in its]
         threshold = calibrated_threshold([(max(its), label) for its, label in known])
         (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
-
-
-#: A guard's answer to each question about a reply, and its P(unsafe).
-Answers = list[tuple[str, float | None]]
+        partial_rows.remove(job.output)
 
 
 def answers_of(
-    job: Job, settings: GuardJudge | GuardThreshold, pairs: set[tuple[str, str]]
-) -> dict[tuple[str, str], Answers]:
-    """What a guard says of each (prompt, reply)."""
+    jobs: Sequence[Job], settings: GuardJudge | GuardThreshold, wanted: Sequence[set[Pair]]
+) -> dict[Pair, Answers]:
+    """A guard's answers to the (prompt, reply) pairs that each job wants; equal ones are asked once.
+
+    Each answer is written down at once, for every job that wants it; those of an interrupted run are not asked again.
+    """
+    found: dict[Pair, Answers] = {}
+    for job, pairs in zip(jobs, wanted, strict=True):
+        found |= _answered(job, pairs)
+    distinct = sorted(set().union(*wanted))
+    missing = [pair for pair in distinct if pair not in found]
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(partial_rows.appending(job.output)) for job in jobs]
+        report(len(found), len(distinct), "loading the judge")
+        for pair, answers in _ask(jobs[0], settings, missing):
+            found[pair] = answers
+            for stream, pairs in zip(streams, wanted, strict=True):
+                if pair in pairs:
+                    partial_rows.add(stream, {"pair": digest(pair), "answers": answers})
+            if len(found) % 8 == 0 or len(found) == len(distinct):
+                report(len(found), len(distinct), "verdicts")
+    return found
+
+
+def _answered(job: Job, pairs: set[Pair]) -> dict[Pair, Answers]:
+    """The answers to these pairs that an interrupted run already wrote down."""
+    rows = {row.get("pair"): row.get("answers") for row in partial_rows.finished(job.output)}
+    known = {pair: rows.get(digest(pair)) for pair in pairs} if rows else {}
+    return {pair: [(text, p) for text, p in answers] for pair, answers in known.items() if answers}
+
+
+def _ask(
+    job: Job, settings: GuardJudge | GuardThreshold, pairs: Sequence[Pair]
+) -> Iterator[tuple[Pair, Answers]]:
+    """The guard's answers, as they come."""
+    if not pairs:
+        return
     from transformers import AutoTokenizer
 
     guard: GuardFormat = locate(settings.target)()
     folder = model_folder(job.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    distinct = sorted(pairs)
     requests = [
         Request(f"{i}/{n}", ids, settings.max_tokens)
-        for i, (prompt, response) in enumerate(distinct)
+        for i, (prompt, response) in enumerate(pairs)
         for n, ids in enumerate(guard_ids(tokenizer, guard, settings.system_prompt, prompt, response))
     ]
     engine = job.beside(Engine)
-    report(0, len(requests), "loading the judge")
-    found: dict[str, tuple[str, float | None]] = {}
     answered = generate(
         folder,
         requests,
@@ -228,12 +267,13 @@ def answers_of(
         gpu_memory_utilization=engine.gpu_memory_utilization,
         tensor_parallel_size=engine.tensor_parallel_size,
         data_parallel_size=engine.data_parallel_size,
+        servers=engine.servers,
     )
-    for count, reply in enumerate(answered, 1):
-        found[reply.key] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
-        if count % 8 == 0 or count == len(requests):
-            report(count, len(requests), "verdicts")
-    answers: dict[tuple[str, str], Answers] = {pair: [] for pair in distinct}
-    for request in requests:  # in the order in which each was asked
-        answers[distinct[int(request.key.partition("/")[0])]].append(found[request.key])
-    return answers
+    asked = Counter(request.key.partition("/")[0] for request in requests)
+    found: dict[str, dict[int, tuple[str, float | None]]] = {pair: {} for pair in asked}
+    for reply in answered:
+        pair, _, question = reply.key.partition("/")
+        its = found[pair]
+        its[int(question)] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))
+        if len(its) == asked[pair]:  # in the order of the questions
+            yield pairs[int(pair)], [its[number] for number in sorted(its)]

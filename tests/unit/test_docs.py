@@ -13,6 +13,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/evaluation.md",
+    "docs/many_jobs.md",
     "docs/report.md",
     "docs/replicate.md",
     "docs/full_models.md",

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from data.schema import Completion
+from pipeline import locks
 from pipeline import store as store_module
 from pipeline.artifacts import ADAPTER, COMPLETIONS, completions
+from pipeline.partial_rows import PARTIAL, appending
 from pipeline.run import Runner
-from pipeline.stages.generate import PARTIAL, Work, appending, finished_rows
+from pipeline.stages.generate import Work, finished_rows
 from pipeline.store import DONE, MANIFEST, External, Step, Store, digest
 from pipeline.unkeyed import Share, Unkeyed
 from pipeline.worker import Job, finish
+from safemerge.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def step(**changes: object) -> Step:
@@ -114,21 +124,23 @@ def test_commit_shows_the_artifact_only_by_the_last_rename(
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_two_jobs_compute_an_artifact_once(tmp_path: Path, reverse: bool) -> None:
+@pytest.mark.parametrize("kind", ["native", "lease"])
+def test_two_jobs_compute_an_artifact_once(tmp_path: Path, reverse: bool, kind: str) -> None:
     """Also when they want the same steps in opposite order, which would deadlock if locks followed that order."""
     steps = [step(settings={"n": n}) for n in range(3)]
     computed: list[int] = []
     barrier = threading.Barrier(2)
 
     def job(wanted: list[Step]) -> None:
-        store = Store(tmp_path)
+        store = Store(tmp_path, kind)
         barrier.wait()
-        with store.claim(wanted) as missing:
-            for s in missing:
-                computed.append(s.settings["n"])
-                store.partial(s).mkdir(parents=True)
-                time.sleep(0.05)
-                store.commit(s, {})
+        while not all(map(store.has, wanted)):
+            with store.claim(wanted) as missing:
+                for s in missing:
+                    computed.append(s.settings["n"])
+                    store.partial(s).mkdir(parents=True)
+                    time.sleep(0.05)
+                    store.commit(s, {})
 
     orders = (steps, steps[::-1] if reverse else steps)
     threads = [threading.Thread(target=job, args=(list(o),), daemon=True) for o in orders]
@@ -138,6 +150,91 @@ def test_two_jobs_compute_an_artifact_once(tmp_path: Path, reverse: bool) -> Non
         thread.join(timeout=30)
     assert not any(t.is_alive() for t in threads), "the two jobs wait for each other"
     assert sorted(computed) == [0, 1, 2]
+    assert not list(tmp_path.rglob("*.l*"))
+
+
+def test_what_another_makes_is_left_to_it_and_the_rest_is_made_meanwhile(tmp_path: Path) -> None:
+    shared, own = (step(settings={"n": n}) for n in range(2))
+    one, two = Store(tmp_path), Store(tmp_path)
+    said: list[str] = []
+    with one.claim([shared]):
+        with two.claim([shared, own], lambda: said.append("waiting")) as missing:
+            assert missing == [own] and not said
+            two.partial(own).mkdir(parents=True)
+            two.commit(own, {})
+        thread = threading.Thread(target=lambda: said.append(enter(two, [shared, own])), daemon=True)
+        thread.start()
+        thread.join(timeout=1.0)
+        assert thread.is_alive(), "now there is nothing left but to wait"
+        one.partial(shared).mkdir(parents=True)
+        one.commit(shared, {})
+    thread.join(timeout=10)
+    assert said == ["found all"]
+
+
+def enter(store: Store, wanted: list[Step]) -> str:
+    with store.claim(wanted) as missing:
+        return "makes some" if missing else "found all"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.store import Step, Store
+with Store(Path(sys.argv[1]), sys.argv[2]).claim([Step("prepare", "rows", {"n": 0})]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["native", "lease"])
+def test_the_work_of_a_killed_process_is_taken_over(tmp_path: Path, kind: str) -> None:
+    made = step(settings={"n": 0})
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), kind], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        waits: list[float] = []
+
+        def waiting() -> None:
+            waits.append(time.monotonic())
+            holder.kill()
+            holder.wait()
+
+        with Store(tmp_path, kind).claim([made], waiting) as missing:
+            assert missing == [made] and len(waits) == 1 and time.monotonic() - waits[0] < 10
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_lease_that_another_has_taken_ends_its_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a process that was suspended for longer than a lease lasts: two must not write into one folder."""
+    monkeypatch.setattr(locks, "LEASE_S", 0.6)
+    ended: list[Any] = []
+    monkeypatch.setattr(locks.endings, "at_once", [lambda: ended.append("workers")])
+    monkeypatch.setattr(locks.os, "_exit", ended.append)
+    with Store(tmp_path, "lease").claim([step()]):
+        next(tmp_path.rglob("*.lease")).unlink()
+        time.sleep(0.6)
+    assert ended == ["workers", 1]
+
+
+def test_a_file_system_without_locks_is_one_line_with_the_alternative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_daemon(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_daemon)
+    line = r"without locks \(No locks available\).*rpc.statd.*locks=lease"
+    with pytest.raises(UserError, match=line), Store(tmp_path).claim([step()]):
+        pytest.fail("it has no lock")
+    with Store(tmp_path, "lease").claim([step()]) as missing:
+        assert missing == [step()]
 
 
 def test_a_job_arriving_while_another_commits_still_excludes_a_third(tmp_path: Path) -> None:

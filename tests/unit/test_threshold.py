@@ -83,10 +83,10 @@ def test_it_is_set_on_the_tuning_pairs_and_decides_the_verdicts(
     asked: list[set[tuple[str, str]]] = []
 
     def said(
-        job: Any, settings: Any, pairs: set[tuple[str, str]]
+        jobs: Any, settings: Any, wanted: list[set[tuple[str, str]]]
     ) -> dict[tuple[str, str], list[tuple[str, float]]]:
-        asked.append(pairs)
-        return {pair: [("safe", float(pair[1]))] for pair in pairs}
+        asked.extend(wanted)
+        return {pair: [("safe", float(pair[1]))] for pairs in wanted for pair in pairs}
 
     monkeypatch.setattr(judge, "answers_of", said)
     for name in ("tuning", "replies"):

@@ -145,29 +145,51 @@ def quiet() -> Console:
 
 
 @pytest.mark.parametrize(
-    ("mode", "key", "variable", "expected"),
+    ("mode", "key", "variable", "expected", "said"),
     [
-        ("auto", False, None, "offline"),
-        ("auto", True, None, "online"),
-        ("auto", True, "offline", "offline"),
-        ("auto", True, "disabled", "offline"),
-        ("auto", False, "online", "offline"),
-        ("offline", True, None, "offline"),
+        ("auto", False, None, "offline", ""),
+        ("auto", True, None, "online", ""),
+        ("auto", True, "online", "online", ""),
+        ("auto", True, "run", "online", ""),
+        ("auto", True, "offline", "offline", "WANDB_MODE=offline; `wandb sync`"),
+        ("auto", False, "dryrun", "offline", "WANDB_MODE=dryrun; `wandb sync`"),
+        ("auto", True, "disabled", "disabled", "tracking off: WANDB_MODE=disabled"),
+        (
+            "auto",
+            True,
+            "never",
+            "disabled",
+            "off: WANDB_MODE=never, which is none of online, offline and disabled",
+        ),
+        ("auto", False, "online", "offline", "WANDB_MODE=online, but there is no key: set WANDB_API_KEY"),
+        ("online", False, None, "offline", "tracking.mode=online, but there is no key: set WANDB_API_KEY"),
+        ("online", True, "disabled", "online", ""),
+        ("offline", True, None, "offline", ""),
     ],
 )
-def test_online_only_with_a_key(
-    mode: str, key: bool, variable: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_the_mode_and_what_is_said_of_it(
+    mode: str, key: bool, variable: str | None, expected: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """wandb.init(mode="online") without a key would ask for a login on a terminal."""
     if key:
         monkeypatch.setenv("WANDB_API_KEY", "x")
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
-    assert decide_mode(mode) == expected
+    found, line = decide_mode(mode)
+    assert found == expected and (said in line if said else not line) and "\n" not in line
 
 
-def test_online_asked_for_without_a_key_does_not_ask_for_a_login() -> None:
-    """wandb.init(mode="online") without a key would prompt on a terminal."""
-    assert decide_mode("online") == "offline"
+def test_disabled_starts_nothing_and_says_so_once(
+    config: Config, wandb: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    console = quiet()
+    tracker = Tracker(config, "run", console)
+    for name in ("a", "b"):
+        tracker.step(artifact(tmp_path / name, "finetune"), tmp_path / name)
+    tracker.finish()
+    assert wandb.asked == {} and not (tmp_path / "tracking").exists()
+    assert console.file.getvalue() == "tracking off: WANDB_MODE=disabled\n"  # type: ignore[attr-defined]
 
 
 def test_a_key_in_netrc_counts(tmp_path: Path) -> None:
