@@ -217,12 +217,24 @@ def lacking(reachable: bool) -> dict[str, list[str]]:
                 if name not in MINUTES:
                     x = plan.build(check_config(compose("config", [f"model={name}"])))
                     lacks = preflight.missing(x, Store(Path(x.config.store)))
-                    found[name] = [lack.split(" (")[0].split(" for the gated")[0] for lack in lacks]
+                    found[name] = [_short(lack) for lack in lacks]
         return found
     finally:
         os.environ.pop("HF_HUB_OFFLINE", None)
         if before is not None:
             os.environ["HF_HUB_OFFLINE"] = before
+
+
+def _short(lack: str) -> str:
+    """Without names and remedies, which `make plan` gives."""
+    for end in (" (", " for the gated", " in /", ", which"):
+        lack = lack.partition(end)[0]
+    return lack
+
+
+def _kind(lack: str) -> str:
+    """What models that lack different amounts of it lack alike."""
+    return next((kind for kind in ("GPU", "GB of disk") if kind in lack), lack)
 
 
 def models(findings: list[Finding]) -> list[Finding]:
@@ -237,7 +249,7 @@ def models(findings: list[Finding]) -> list[Finding]:
     reachable = any(f.what == "model hub" and f.found == "reachable" for f in findings)
     groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
     for name, lacks in lacking(reachable).items():
-        kinds = tuple("GPU" if lack.startswith("a GPU") else lack for lack in lacks)
+        kinds = tuple(map(_kind, lacks))
         groups.setdefault(kinds, []).append((name, lacks))
     for kinds, members in groups.items():
         names = ", ".join(name for name, _ in members)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from data.schema import Item, write_jsonl
 from evaluation.engine import Reply
-from pipeline import artifacts, exhausted, integrity, job, preflight, provenance
+from pipeline import artifacts, exhausted, integrity, job, partial_rows, preflight, provenance
 from pipeline import store as store_module
 from pipeline.__main__ import guarded
 from pipeline.run import Runner, StageError
@@ -305,7 +305,7 @@ def test_an_engine_that_dies_in_the_middle_loses_no_row(
     todo = Job("x", settings, Engine(1, 1, 0.5, 1), {"items": tmp_path / "items", "model": tmp_path}, output)
     with pytest.raises(RuntimeError):
         generate.run([todo])
-    with (output / generate.PARTIAL).open("ab") as stream:  # and the disk's last block is rubbish
+    with (output / partial_rows.PARTIAL).open("ab") as stream:  # and the disk's last block is rubbish
         stream.write(b'{"id": "i3", "completion": "\xff\xfe"}\n')
     generate.run([todo])
     assert asked == [["i0", "i1", "i2", "i3"], ["i2", "i3"]]

@@ -36,7 +36,7 @@ class Guard:
             if len(self.asked) == self.until:
                 raise Killed
             self.asked.append(pair[1])
-            yield pair, ("unsafe\nS1" if pair[1] in "ac" else "safe", 0.9 if pair[1] in "ac" else 0.125)
+            yield pair, [("unsafe\nS1" if pair[1] in "ac" else "safe", 0.9 if pair[1] in "ac" else 0.125)]
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_a_token_and_the_network_are_found(
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: socket.socket())
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     found = " ".join(preflight.missing(big, Store(tmp_path)))
-    assert "token" not in found and "network" not in found and "GPU" in found
+    assert "hub token" not in found and "the network" not in found and "GPU" in found
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert not hub.reachable()
 
