@@ -237,7 +237,8 @@ def models(findings: list[Finding]) -> list[Finding]:
     reachable = any(f.what == "model hub" and f.found == "reachable" for f in findings)
     groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
     for name, lacks in lacking(reachable).items():
-        kinds = tuple("GPU" if lack.startswith("a GPU") else lack for lack in lacks)
+        # "a GPU with 22 GiB" and "53 GB of disk" are of one kind, whatever the number.
+        kinds = tuple(" ".join(w for w in lack.split() if not w.isdigit()) for lack in lacks)
         groups.setdefault(kinds, []).append((name, lacks))
     for kinds, members in groups.items():
         names = ", ".join(name for name, _ in members)
