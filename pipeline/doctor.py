@@ -232,11 +232,6 @@ def _short(lack: str) -> str:
     return lack
 
 
-def _kind(lack: str) -> str:
-    """What models that lack different amounts of it lack alike."""
-    return next((kind for kind in ("GPU", "GB of disk") if kind in lack), lack)
-
-
 def models(findings: list[Finding]) -> list[Finding]:
     """What each MODEL= would take here, or what it lacks; models that lack the same share a line."""
     broken = [f.what for f in findings if f.fatal]
@@ -249,7 +244,8 @@ def models(findings: list[Finding]) -> list[Finding]:
     reachable = any(f.what == "model hub" and f.found == "reachable" for f in findings)
     groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
     for name, lacks in lacking(reachable).items():
-        kinds = tuple(map(_kind, lacks))
+        # "a GPU with 22 GiB" and "53 GB of disk" are of one kind, whatever the number.
+        kinds = tuple(" ".join(w for w in lack.split() if not w.isdigit()) for lack in lacks)
         groups.setdefault(kinds, []).append((name, lacks))
     for kinds, members in groups.items():
         names = ", ".join(name for name, _ in members)

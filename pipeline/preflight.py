@@ -51,7 +51,7 @@ def disk_short(models: Sequence[tuple[str, str | None, float, bool]]) -> list[st
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
-    return [] if free >= need else [f"{need:.0f} GB of disk in {cache} ({free:.0f} GB are free; set HF_HOME)"]
+    return [] if free >= need else [f"{need:.0f} GB of disk ({free:.0f} GB are free in {cache}; set HF_HOME)"]
 
 
 def hub_token() -> bool:

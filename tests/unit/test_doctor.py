@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,10 +115,12 @@ def test_a_gpu_beside_a_cpu_build_of_torch_is_named(monkeypatch: pytest.MonkeyPa
 def test_the_large_models_ask_for_a_gpu(gib: float, lacking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [{"name": "a card", "memory_gib": float(gib), "compute_capability": "9.0"}] if gib else []
     monkeypatch.setattr(preflight, "gpus", lambda: gpus)
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, 0))
     before = os.environ.get("HF_HUB_OFFLINE")
     lines = [f.found for f in doctor.models([]) if "llama3.1-8b" in f.found]
     assert len(lines) == 1 and ("a GPU with 22 GiB" in lines[0]) == lacking
-    assert "hub token" in lines[0]
+    assert "hub token" in lines[0] and "GB of disk" in lines[0]
     assert os.environ.get("HF_HUB_OFFLINE") == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safemerge import hub
 from safemerge.errors import UserError
 from tests.planning import fill
 
+USAGE = type(shutil.disk_usage("/"))
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -27,6 +29,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
     monkeypatch.setattr(preflight, "gpus", list)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: USAGE(0, 0, 10**13))
     monkeypatch.setattr(socket, "create_connection", no_network)
 
 
@@ -173,12 +176,11 @@ def test_a_disk_without_room_for_the_models_is_found(
     models = preflight.hub_models(big, Store(tmp_path))
     size = sum(gb for _, _, gb, _ in models)
     assert size > 40
-    usage = type(preflight.shutil.disk_usage(tmp_path))
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, int(size * 1e9)))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: USAGE(0, 0, int(size * 1e9)))
     [said] = preflight.disk_short(models)
-    assert said.startswith(f"{1.1 * size:.0f} GB of disk in {tmp_path}") and "HF_HOME" in said
+    assert said.startswith(f"{1.1 * size:.0f} GB of disk (") and str(tmp_path) in said and "HF_HOME" in said
     assert any("of disk" in lack for lack in preflight.missing(big, Store(tmp_path)))
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, int(1.2 * size * 1e9)))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: USAGE(0, 0, int(1.2 * size * 1e9)))
     assert preflight.disk_short(models) == []
 
 
