@@ -12,9 +12,9 @@ with m = E[chi of d_out r degrees] = sqrt(2) Gamma((d_out r + 1)/2) / Gamma(d_ou
     sqrt(PR(V) / d_out)    with PR(V) = ||V||_F^4 / ||V V^T||_F^2, the participation ratio of V's spectrum,
 
 which it lies below by about (1/r) (tr M^3 / (tr M tr M^2) - 3/4 tr M^4 / (tr M^2)^2 - 1/(4 d_out)) of itself: by 3 % where
-V has rank 1 and r = 8. A random A has no orthonormal rows, only nearly: its Gram matrix G counts as tr(G)^2 / tr(G^2) of
-them, for a Gaussian one (r d_in + 2) / (d_in + r + 1) in the mean (Wishart). Derived here; Monte Carlo in
-tests/unit/test_null.py.
+V has rank 1 and r = 8; and above where that is negative, as with one large direction among many small ones. A random A has
+no orthonormal rows, only nearly: its Gram matrix G counts as tr(G)^2 / tr(G^2) of them, for a Gaussian one
+(r d_in + 2) / (d_in + r + 1) in the mean (Wishart). Derived here; Monte Carlo in tests/unit/test_null.py.
 
 The eigenvalues are not computed: that takes d^3 operations, and ||V V^T||_F^2 alone, 2 d^2 d', is a hundred times what rho
 costs in a 4096 x 14336 module. `basis` and `spectrum` estimate them from PROBES seeded probes that ride along in the two

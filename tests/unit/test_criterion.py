@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from synthetic_run import write_run
 from evaluation.analysis import Group, analyse
 from evaluation.criterion import controls
 from evaluation.criterion_tables import controls_table, kinds_table, nulls_table
-from evaluation.figures import null_scatter
+from evaluation.figures import null_scatter, tau_curve
 from evaluation.report import build_report
 from evaluation.results import Entry, load
+from evaluation.tables import tau_text
 from safemerge.selection import Selection, select
 from safemerge.table import read_table
 
@@ -125,3 +127,23 @@ def test_runs_from_before_the_null_are_still_reported(tmp_path: Path) -> None:
         merged = list(csv.DictReader(file))
     assert len(merged) == 36 and merged[0]["null"] == "" and float(merged[-1]["null"]) > 0
     assert merged[0]["norm_task"] == merged[-1]["norm_task"] == "1.0"
+
+
+def test_tau_in_units_of_the_null_says_so_and_is_drawn_apart_from_numbers(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", seeds=(0,), n=8)
+    entry = load(path)[1][0]
+    row = analyse([entry], keep=0.9)[0].headline[0]
+    assert tau_text(replace(row, tau=[1.5], tau_setting=["n1.5"])) == "1.5 × null"
+    assert tau_text(replace(row, tau=[0.1], tau_setting=["q0.5"])) == "q0.5 = 0.1"
+    ours = [point for point in entry.points if point.method == "safemerge"]
+    for point, units in zip(ours, (1.0, 1.0, 1.5, 1.5, 0.3, 0.5), strict=True):
+        of_null = units >= 1
+        point.spec.tau, point.spec.tau_setting = units, f"n{units:g}" if of_null else units
+    drawn = tau_curve(entry, {"ours": ours[0]}, tmp_path / "curve")
+    assert drawn
+    assert tau_curve(entry, {"ours": ours[-1]}, tmp_path / "numbers"), "0.3 and 0.5 are numbers of rho"
+    for point in ours[2:4]:
+        point.spec.tau = 1.0
+    assert tau_curve(entry, {"ours": ours[0]}, tmp_path / "one") == [], (
+        "a single multiple of the null makes no curve"
+    )
