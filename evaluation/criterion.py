@@ -120,10 +120,18 @@ def kinds(entries: Sequence[Entry], chosen: Sequence[Chosen]) -> list[KindRow]:
     for kind in dict.fromkeys(row.kind for rows in tables for row in rows):
         both = [(row, row.module in its) for rows, its in zip(tables, picked, strict=True) for row in rows]
         of_kind = [(row, merged) for row, merged in both if row.kind == kind]
-        medians = [median(getattr(row, name) for row, _ in of_kind) for name in ("rho", "null", "ratio")]
         share = sum(merged for _, merged in of_kind) / len(of_kind)
         seeds = sum(any(row.kind == kind for row in rows) for rows in tables)
-        found.append(KindRow(kind, round(len(of_kind) / seeds), *medians, share))
+        found.append(
+            KindRow(
+                kind=kind,
+                modules=round(len(of_kind) / seeds),
+                rho=median(row.rho for row, _ in of_kind),
+                null=median(row.null for row, _ in of_kind),
+                ratio=median(row.ratio for row, _ in of_kind),
+                merged=share,
+            )
+        )
     return found
 
 

@@ -104,7 +104,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue) if only_a + only_b else 1.0
 
 
-def paired_interval(n: int, only_a: int, only_b: int, level: float = LEVEL) -> tuple[float, float]:
+def paired_interval(n: int, only_a: float, only_b: float, level: float = LEVEL) -> tuple[float, float]:
     """Interval of a difference of two rates on the same n prompts (Bonett & Price 2012): Wald with a pair added to each.
 
     Without a discordant prompt it still has the width that n allows; a bootstrap of equal outcomes has none.

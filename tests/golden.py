@@ -149,7 +149,7 @@ def found(folder: Path) -> dict[str, Any]:
             "weights": weights(task),
             "labels": [row.labels for row in artifacts.labels(task).first_batch],
         },
-        "similarity": rounded(row.rho for row in modules),
+        "similarity": rounded(value for row in modules for value in (row.rho, row.null)),
         "merge": weights(merge),
         "generate": [
             [row.id, row.prompt_digest, row.completion_ids, *rounded([row.logprob or 0.0])]
