@@ -40,7 +40,7 @@ def run(jobs):
         do = job.settings["do"]
         with job.finishing():
             (job.output / "pid").write_text(str(os.getpid()))
-            seen = job.output / f"attempts{os.environ.get('RANK', '')}"
+            seen = job.output / ("attempts" + os.environ.get("RANK", "").strip("0"))
             with seen.open("a") as stream:
                 stream.write("x")
             again = len(seen.read_text()) > 1

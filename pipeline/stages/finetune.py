@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +183,25 @@ def train(job: Job, share: tuple[int, int]) -> None:
     shutil.rmtree(job.output / "checkpoints", ignore_errors=True)
 
 
+@contextlib.contextmanager
+def seen_gpus(devices: int) -> Iterator[None]:
+    """One process sees one GPU: the Trainer would give each that it sees a batch of its own."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices == 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0" if before is None else before.split(",")[0]
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
 def run(jobs: list[Job]) -> None:
     """Train every job's adapter, one after the other."""
-    if jobs[0].beside(Share).devices == 1 and "RANK" not in os.environ:
-        # The Trainer would give every GPU that it sees a batch of its own.
-        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-        os.environ["CUDA_VISIBLE_DEVICES"] = first
-    for position, job in enumerate(jobs):
-        with job.finishing():
-            train(job, (position, len(jobs)))
-        gc.collect()
+    with seen_gpus(jobs[0].beside(Share).devices):
+        for position, job in enumerate(jobs):
+            with job.finishing():
+                train(job, (position, len(jobs)))
+            gc.collect()

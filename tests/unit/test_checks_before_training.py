@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from data.chat import Encoded
@@ -59,6 +61,23 @@ def test_labels_are_looked_at_before_training() -> None:
 def test_a_loss_on_anything_but_the_answer_and_its_eos_is_refused(labels: list[int]) -> None:
     with pytest.raises(UserError, match="where its answer and EOS have 2"):
         finetune.check_labels(Trainer(([1, 2, 3, 9, 0], USED, labels)), Tokenizer(), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("before", "devices", "seen"),
+    [(None, 1, "0"), ("3,GPU-b", 1, "3"), ("", 1, ""), (None, 2, None), ("0,1", 2, "0,1")],
+)
+def test_one_process_sees_one_gpu(
+    before: str | None, devices: int, seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With eight of them in sight the Trainer would take eight times the batch, under the same key."""
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with finetune.seen_gpus(devices):
+        assert os.environ.get(name) == seen
+    assert os.environ.get(name) == before
 
 
 def test_rows_that_were_joined_or_changed_are_refused() -> None:
