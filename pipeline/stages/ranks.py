@@ -37,6 +37,8 @@ class Filled(BatchSampler):
 class RankTrainer(SFTTrainer):
     """One of several ranks. Its data set ends with a blank row, which has no loss and fills up the last batches."""
 
+    train_dataset: Any
+
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self.rows = len(self.train_dataset)
