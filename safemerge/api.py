@@ -14,6 +14,7 @@ from safemerge.adapters import Adapter, load_adapter
 from safemerge.apply import repair_adapter
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
+from safemerge.fit import fitted
 from safemerge.measure import Progress, open_checkpoint, similarity_table
 from safemerge.selection import TAUS, Point, Selection, Tau, check_tau, resolve_tau, select
 from safemerge.table import ModuleRow
@@ -24,10 +25,14 @@ Lora = str | Path | Adapter
 
 @dataclass(frozen=True)
 class Inspection:
-    """rho of every module, in execution order, and how many modules each threshold would merge."""
+    """rho of every module, in execution order, and how many modules each threshold would merge.
+
+    notes: what a reader should know, such as that the adapter records another name of the aligned model.
+    """
 
     rows: list[ModuleRow]
     merged: dict[Tau, int]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,13 @@ class Repaired:
 
 
 def similarity(
-    *, base: Model, aligned: Model, task_adapter: Lora, device: str = "cpu", progress: Progress | None = None
+    *,
+    base: Model,
+    aligned: Model,
+    task_adapter: Lora,
+    same_model: bool = False,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> list[ModuleRow]:
     """rho = cos(dW, C dW) of every module that a LoRA adapter adapts (SafeMERGE, Djuhera et al. 2025).
 
@@ -62,9 +73,12 @@ def similarity(
     adapted layers' weights are read once.
 
     Args:
-        base: the pretrained model before alignment: a folder, a hub id (org/name or org/name@revision), or a Checkpoint.
+        base: the pretrained model before alignment: a Checkpoint, a folder, or a hub id (org/name, or org/name/folder for a
+            folder in a repository; @revision may follow).
         aligned: its chat version, on which the adapter was trained.
         task_adapter: a PEFT LoRA folder, a hub id, or an Adapter.
+        same_model: the model that the adapter records is the aligned one under another name. Mirrors and quantised copies
+            are known without it.
         device: where to compute; weights are read from disk one module at a time.
         progress: called with (modules done, modules in all, name of the last one).
 
@@ -76,7 +90,12 @@ def similarity(
         UserError: not a plain LoRA, trained on another model, or a weight that is missing, quantised, misshapen or NaN.
     """
     return similarity_table(
-        base=base, aligned=aligned, adapter=task_adapter, device=device, progress=progress
+        base=base,
+        aligned=aligned,
+        adapter=task_adapter,
+        device=device,
+        progress=progress,
+        same_model=same_model,
     )
 
 
@@ -86,6 +105,7 @@ def inspect(
     aligned: Model,
     task_adapter: Lora,
     taus: Sequence[Tau] = TAUS,
+    same_model: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Inspection:
@@ -93,14 +113,17 @@ def inspect(
 
     Args:
         taus: thresholds on rho, numbers or quantiles of this adapter's own rho such as "q0.5".
-        base, aligned, task_adapter, device, progress: as in `similarity`.
+        base, aligned, task_adapter, same_model, device, progress: as in `similarity`.
 
     Raises:
         UserError: as `similarity`, and for a threshold that is neither.
     """
     wanted = [check_tau(tau) for tau in taus]
-    rows = similarity(base=base, aligned=aligned, task_adapter=task_adapter, device=device, progress=progress)
-    return Inspection(rows, {tau: len(select(rows, Selection("below", tau=tau))) for tau in wanted})
+    models = open_checkpoint(base), open_checkpoint(aligned)
+    task = fitted(load_adapter(task_adapter), *models, same_model=same_model)
+    rows = similarity(base=models[0], aligned=models[1], task_adapter=task, device=device, progress=progress)
+    counts = {tau: len(select(rows, Selection("below", tau=tau))) for tau in wanted}
+    return Inspection(rows, counts, list(task.notes))
 
 
 def repair(
@@ -114,6 +137,7 @@ def repair(
     alpha: float = methods.ALPHA,
     combine: str = "exact",
     point: Point | None = None,
+    same_model: bool = False,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     overwrite: bool = False,
@@ -125,7 +149,7 @@ def repair(
     (Djuhera et al. 2025).
 
     Args:
-        base, aligned, task_adapter, device, progress: as in `similarity`.
+        base, aligned, task_adapter, device, progress: as in `similarity`; same_model: likewise, of both adapters.
         safety_adapter: a LoRA trained on refusals from the same aligned model; methods that blend nothing need none.
         output: the folder to write; it appears when complete.
         tau: threshold on rho, a number or a quantile of this adapter's own rho such as "q0.5".
@@ -144,8 +168,9 @@ def repair(
     if chosen.needs_safety and safety_adapter is None:
         raise UserError(f"{chosen.method} needs a safety adapter; safelora and scale do without")
     models = open_checkpoint(base), open_checkpoint(aligned)
-    task = load_adapter(task_adapter)
+    task = fitted(load_adapter(task_adapter), *models, same_model=same_model)
     safety = load_adapter(safety_adapter) if chosen.needs_safety and safety_adapter is not None else None
+    safety = safety and fitted(safety, *models, same_model=same_model)
     rows = similarity(base=models[0], aligned=models[1], task_adapter=task, device=device, progress=progress)
     number = None if chosen.tau is None else resolve_tau(chosen.tau, rows)
     card: dict[str, Any] = {"method": chosen.method, "tau": number, "tau setting": chosen.tau_setting}

@@ -22,7 +22,7 @@ Repair the safety of a fine-tuned LoRA adapter, without training.
 SafeMERGE measures, for each LoRA module, the cosine rho between its update dW and the part of dW that lies in
 the safety subspace V = W_aligned - W_base. Modules with rho < tau are blended with a safety LoRA:
 alpha*dW_task + (1-alpha)*dW_safety. The rest is left alone. Models and adapters are folders or hub ids
-(org/name or org/name@revision); nothing but the adapted layers' weights is read."""
+(org/name, org/name/folder, org/name@revision); nothing but the adapted layers' weights is read."""
 
 _EXAMPLES = """\
 examples:
@@ -44,6 +44,8 @@ _COMBINE_HELP = """\
 exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, merging A and B
 apart (peft_linear is what the official SafeMERGE code does) and need equal ranks (default: %(default)s)"""
 
+_SAME_HELP = """\
+the adapters record another name of the aligned model; mirrors, quantised copies and renamed ones are known without it"""
 _PROJECTOR_HELP = """\
 of safelora. official: the authors' C = V V^T/|V|, which also shrinks the updates, often a hundredfold;
 orthogonal: onto the leading directions of V (default: %(default)s)"""
@@ -113,6 +115,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         help="its chat version, on which the adapters were trained",
     )
     add("--task-adapter", required=True, metavar="LORA", help="the fine-tuned LoRA to repair")
+    add("--same-model", action="store_true", help=_SAME_HELP)
     parser.add_argument(
         "--device", default="cpu", help="where to compute: cpu, cuda, cuda:1 (default: %(default)s)"
     )
@@ -220,6 +223,7 @@ def _repair(options: argparse.Namespace) -> None:
             output=options.output,
             point=point,
             dtype=getattr(torch, options.dtype) if options.dtype else None,
+            same_model=options.same_model,
             device=options.device,
             overwrite=options.overwrite,
             progress=progress,
@@ -231,6 +235,7 @@ def _repair(options: argparse.Namespace) -> None:
                 aligned=options.aligned,
                 adapter=options.output,
                 output=options.export_model,
+                same_model=options.same_model,
                 overwrite=options.overwrite,
                 progress=progress,
             )
@@ -265,6 +270,7 @@ def _inspect(options: argparse.Namespace) -> None:
             aligned=options.aligned,
             task_adapter=options.task_adapter,
             taus=options.tau,
+            same_model=options.same_model,
             device=options.device,
             progress=progress,
         )
@@ -274,6 +280,8 @@ def _inspect(options: argparse.Namespace) -> None:
     show_rows(found.rows)
     show_histogram(found.rows)
     show_counts(found.rows, list(found.merged))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pipeline.unkeyed import Folder, Origin
 from pipeline.worker import Job
 from safemerge import hub
 from safemerge.errors import UserError
+from safemerge.files import weight_map
 
 #: What transformers and vLLM read of a model on the hub.
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
@@ -36,6 +37,7 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 def from_hub(settings: HubModel, output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
     path = hub.snapshot(hub.Repo(settings.id, settings.revision), MODEL_FILES)
+    weight_map(str(path))  # two sets of weights are refused now, and not after the training
     (output / MODEL).write_text(json.dumps({"path": str(path), "id": settings.id, "commit": path.name}))
 
 

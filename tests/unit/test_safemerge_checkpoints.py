@@ -88,7 +88,7 @@ def test_quantised_and_foreign_models_are_refused(pico: Pico, tmp_path: Path) ->
     with pytest.raises(UserError, match="was trained on"):
         rhos(pico.aligned, pico.base, pico.task)  # the two models swapped
     hub = write_lora(tmp_path / "hub", base="org/other")
-    with pytest.raises(UserError, match=r"trained on org/other, but --aligned is org/chat"):
+    with pytest.raises(UserError, match=r"trained on org/other, but the aligned model is org/chat"):
         similarity_table(base="org/base", aligned="org/chat", adapter=hub)
     wide = write_lora(tmp_path / "wide", shapes={Q: (32, 40)})
     with pytest.raises(UserError, match=f"{Q} is .* in the model but the adapter is for"):
