@@ -30,7 +30,9 @@ def rekeyed(folder: Path, spell: Callable[[str], str], file: str = "adapter_mode
     return rewritten(folder, lambda tensors: {spell(key): its for key, its in tensors.items()}, file)
 
 
-def rewritten(folder: Path, change: Callable[[Tensors], Tensors], file: str = "adapter_model.safetensors") -> Path:
+def rewritten(
+    folder: Path, change: Callable[[Tensors], Tensors], file: str = "adapter_model.safetensors"
+) -> Path:
     save_file(change(load_file(folder / file)), folder / file)
     return folder
 

@@ -116,7 +116,10 @@ def test_the_prepare_stage_says_it_of_a_model_and_notes_the_commit(
 
     def fetched(name: str, **options: Any) -> str:
         asked.update(options, name=name)
-        return "/cache/snapshots/c0ffee"
+        folder = tmp_path / "c0ffee"
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     from_hub(HubModel("org/chat", "v1"), tmp_path)

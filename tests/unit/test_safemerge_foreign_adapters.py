@@ -35,7 +35,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(*save_pair(tmp_path_factory.mktemp("pair")))
 
 
-def repaired(pair: Any, output: Path, task: Path | str, safety: Path | str, **options: Any) -> safemerge.Repaired:
+def repaired(
+    pair: Any, output: Path, task: Path | str, safety: Path | str, **options: Any
+) -> safemerge.Repaired:
     """All modules blended half and half."""
     return safemerge.repair(base=pair.base, aligned=pair.aligned, task_adapter=task, safety_adapter=safety,
                             output=output, tau=2.0, alpha=0.5, **options)  # fmt: skip
@@ -67,7 +69,9 @@ def test_keys_in_any_spelling_are_the_same_adapter(pair: Pair, tmp_path: Path, s
     odd = [rekeyed(copied(folder, tmp_path / f"odd {folder.name}"), SPELLINGS[spelling]) for folder in plain]
     for name, adapters in {"task": (odd[0], plain[1]), "safety": (plain[0], odd[1]), "both": odd}.items():
         repaired(pair, tmp_path / f"with odd {name}", *adapters)
-        found, expected = (load_file(tmp_path / f / "adapter_model.safetensors") for f in (f"with odd {name}", "plain"))
+        found, expected = (
+            load_file(tmp_path / f / "adapter_model.safetensors") for f in (f"with odd {name}", "plain")
+        )
         assert {k: t.tolist() for k, t in found.items()} == {k: t.tolist() for k, t in expected.items()}
 
 
@@ -84,16 +88,48 @@ def test_multimodal_models_take_either_spelling(pair: Pair, tmp_path: Path, case
     for folder in folders:
         rekeyed(folder, lambda k: k.replace("model.", theirs, 1), "model.safetensors")
     task, safety = (write_lora(tmp_path / name, seed=i) for i, name in enumerate(("task", "safety")))
-    expected = {row.rho for row in safemerge.similarity(base=pair.base, aligned=pair.aligned, task_adapter=task)}
+    expected = {
+        row.rho for row in safemerge.similarity(base=pair.base, aligned=pair.aligned, task_adapter=task)
+    }
     rekeyed(task, lambda k: k.replace(f"{P}model.", P + ours))
     done = repaired(Pair(*folders), tmp_path / "out", task, safety)
     assert {row.rho for row in done.rows} == expected
     assert all(name.startswith(NEW if ours == "model." else ours) for name in deltas(tmp_path / "out"))
 
 
+def test_a_text_adapter_for_a_multimodal_model_loads_there(tmp_path: Path) -> None:
+    """Into transformers' own model, by PEFT: what does not fit its names is left at zero, and said in a warning only."""
+    from peft import PeftModel
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text, vision = (
+        LlamaConfig(vocab_size=VOCAB, **sizes),
+        CLIPVisionConfig(image_size=16, patch_size=8, **sizes),
+    )
+    model = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=vision))
+    model.save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "aligned")
+    one = {Q: (HIDDEN, HIDDEN)}
+    task, safety = (
+        write_lora(tmp_path / name, seed=i, shapes=one) for i, name in enumerate(("task", "safety"))
+    )
+    repaired(Pair(tmp_path / "base", tmp_path / "aligned"), tmp_path / "out", task, safety)
+    served = PeftModel.from_pretrained(model, tmp_path / "out").merge_and_unload().state_dict()
+    before = load_file(tmp_path / "aligned" / "model.safetensors")[f"{OLD}layers.0.self_attn.q_proj.weight"]
+    expected = 0.5 * deltas(task)[Q] + 0.5 * deltas(safety)[Q]
+    found = served[f"{NEW}layers.0.self_attn.q_proj.weight"] - before
+    assert torch.allclose(found.double(), expected, atol=1e-6) and expected.abs().max() > 0.1
+
+
 def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
     def doubled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {re.sub(r"(lora_[AB])\.", rf"\1.{name}.", k): t.clone() for name in "ab" for k, t in tensors.items()}
+        return {
+            re.sub(r"(lora_[AB])\.", rf"\1.{name}.", k): t.clone()
+            for name in "ab"
+            for k, t in tensors.items()
+        }
 
     with pytest.raises(UserError, match=r"has two tensors for lora_[AB] of model"):
         load_adapter(rewritten(write_lora(tmp_path / "lora"), doubled))
@@ -116,10 +152,17 @@ RECORDED = {
     "mistralai/Mistral-7B-Instruct-v0.3": (None, "was trained on mistralai/.*--same-model"),
     "meta-llama/Llama-3.2-3B-Instruct": (None, "was trained on meta-llama/Llama-3.2"),
     BASE: (None, f"was trained on the base model {BASE}"),
-    "unsloth/Meta-Llama-3.1-8B-bnb-4bit": (None, "was trained on the base model unsloth/Meta-Llama-3.1-8B-bnb-4bit"),
+    "unsloth/Meta-Llama-3.1-8B-bnb-4bit": (
+        None,
+        "was trained on the base model unsloth/Meta-Llama-3.1-8B-bnb-4bit",
+    ),
     "someone/base-awq": (None, "was trained on the base model someone/base-awq"),
 }
-KNOWN = {"old-owner__renamed": {CHAT}, "someone__my-awq": {"someone/my-awq", CHAT}, "someone__base-awq": {BASE}}
+KNOWN = {
+    "old-owner__renamed": {CHAT},
+    "someone__my-awq": {"someone/my-awq", CHAT},
+    "someone__base-awq": {BASE},
+}
 
 
 @pytest.fixture
@@ -129,7 +172,9 @@ def on_hub(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
 
 @pytest.mark.parametrize("role", ["task", "safety"])
 @pytest.mark.parametrize("recorded", RECORDED)
-def test_the_recorded_model_is_compared_by_name(on_hub: FakeHub, tmp_path: Path, recorded: str, role: str) -> None:
+def test_the_recorded_model_is_compared_by_name(
+    on_hub: FakeHub, tmp_path: Path, recorded: str, role: str
+) -> None:
     note, refusal = RECORDED[recorded]
     odd = write_lora(tmp_path / "odd", base=recorded, shapes={Q: (HIDDEN, HIDDEN)})
     good = write_lora(tmp_path / "good", base=CHAT, shapes={Q: (HIDDEN, HIDDEN)})
@@ -149,11 +194,23 @@ def test_the_recorded_model_is_compared_by_name(on_hub: FakeHub, tmp_path: Path,
 def test_a_recorded_folder_is_compared_by_weights(pair: Pair, tmp_path: Path, role: str) -> None:
     """The base and another model are refused, a copy in another precision is taken, a 4-bit one leaves a note."""
     good = write_lora(tmp_path / "good", base=str(pair.aligned))
-    half = rewritten(copied(pair.aligned, tmp_path / "half"), lambda t: {k: v.half() for k, v in t.items()}, "model.safetensors")
+    half = rewritten(
+        copied(pair.aligned, tmp_path / "half"),
+        lambda t: {k: v.half() for k, v in t.items()},
+        "model.safetensors",
+    )
     four = copied(pair.aligned, tmp_path / "chat-bnb-4bit")
-    rewritten(four, lambda t: {k: v.to(torch.uint8) if "proj" in k else v for k, v in t.items()}, "model.safetensors")
+    rewritten(
+        four,
+        lambda t: {k: v.to(torch.uint8) if "proj" in k else v for k, v in t.items()},
+        "model.safetensors",
+    )
     for number, (recorded, said) in enumerate(
-        {pair.base: "the base model", half: None, four: "cannot be told by name; its shapes and the size of its vocab"}.items()
+        {
+            pair.base: "the base model",
+            half: None,
+            four: "cannot be told by name; its shapes and the size of its vocab",
+        }.items()
     ):
         odd = write_lora(tmp_path / f"odd {number}", base=str(recorded))
         adapters, out = ((odd, good) if role == "task" else (good, odd)), tmp_path / f"out {number}"
@@ -183,7 +240,9 @@ def test_a_tokenizer_beside_the_adapter_speaks_against_another_model(pair: Pair,
     vocabulary(lora, [f"t{i}" for i in range(VOCAB)], {"<pad>": VOCAB})
     assert "its shapes and its vocabulary were compared" in notes()[0]
     vocabulary(lora, [f"t{i + 1}" for i in range(VOCAB)])
-    with pytest.raises(UserError, match="tokenizer of another model than .*64 of 64 tokens differ, such as 't0'"):
+    with pytest.raises(
+        UserError, match=r"tokenizer of another model than .*64 of 64 tokens differ, such as 't0'"
+    ):
         notes()
 
 
@@ -202,7 +261,9 @@ def test_the_command_has_the_flag_and_says_the_note(
 
 
 def test_the_engine_serves_the_largest_rank_of_a_pattern(tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora", rank=4, ranks={Q: 16}, rank_pattern={"layers.0.self_attn.q_proj": 16})
+    lora = write_lora(
+        tmp_path / "lora", rank=4, ranks={Q: 16}, rank_pattern={"layers.0.self_attn.q_proj": 16}
+    )
     assert load_adapter(lora).modules[Q].rank == adapter_rank(lora) == 16
 
 
@@ -240,7 +301,9 @@ def test_a_lora_on_a_tied_head(tied: Pair, tmp_path: Path) -> None:
     found = load_file(tmp_path / "full" / "model.safetensors")
     before = load_file(tied.aligned / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(found["model.embed_tokens.weight"], before)
-    assert torch.allclose(found["lm_head.weight"].double(), before + deltas(tmp_path / "out")["lm_head"], atol=1e-6)
+    assert torch.allclose(
+        found["lm_head.weight"].double(), before + deltas(tmp_path / "out")["lm_head"], atol=1e-6
+    )
     with torch.no_grad():
         fresh = AutoModelForCausalLM.from_pretrained(tied.aligned)
         served = PeftModel.from_pretrained(fresh, tmp_path / "out")(torch.arange(8)[None]).logits
@@ -248,7 +311,7 @@ def test_a_lora_on_a_tied_head(tied: Pair, tmp_path: Path) -> None:
 
 
 def test_embeddings_of_a_resized_vocabulary_are_kept(pair: Pair, tmp_path: Path) -> None:
-    """Both halves of the rows: the model's own must be there unchanged, the new ones go on into the result and the export."""
+    """Both halves of the rows: the model's own must be there unchanged, the new ones go on into the result."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -257,7 +320,9 @@ def test_embeddings_of_a_resized_vocabulary_are_kept(pair: Pair, tmp_path: Path)
         model.resize_token_embeddings(VOCAB + 3, mean_resizing=False)
         return model
 
-    lora = LoraConfig(r=4, target_modules=list({name.rsplit(".", 1)[1] for name in modules()}), init_lora_weights=False)
+    lora = LoraConfig(
+        r=4, target_modules=list({name.rsplit(".", 1)[1] for name in modules()}), init_lora_weights=False
+    )
     get_peft_model(resized(), lora).save_pretrained(tmp_path / "task", save_embedding_layers=True)
     vocabulary(tmp_path / "task", [f"t{i}" for i in range(VOCAB + 3)])
     saved = load_file(tmp_path / "task" / "adapter_model.safetensors")
@@ -285,13 +350,19 @@ def test_trained_embeddings_are_refused(pair: Pair, tmp_path: Path) -> None:
 # --- where it lies ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("reference", "revision"), [("org/loras/deep/gsm8k", None), ("org/loras/deep/gsm8k@refs/pr/1", "refs/pr/1")])
-def test_a_folder_in_a_repository(on_hub: FakeHub, tmp_path: Path, reference: str, revision: str | None) -> None:
+@pytest.mark.parametrize(
+    ("reference", "revision"),
+    [("org/loras/deep/gsm8k", None), ("org/loras/deep/gsm8k@refs/pr/1", "refs/pr/1")],
+)
+def test_a_folder_in_a_repository(
+    on_hub: FakeHub, tmp_path: Path, reference: str, revision: str | None
+) -> None:
     write_lora(tmp_path / "repo" / "deep" / "gsm8k")
     on_hub.folders["org/loras"] = tmp_path / "repo"
     assert Q in load_adapter(reference).modules
     assert set(on_hub.asked) == {
-        ("org/loras", f"deep/gsm8k/{name}", revision) for name in ("adapter_config.json", "adapter_model.safetensors")
+        ("org/loras", f"deep/gsm8k/{name}", revision)
+        for name in ("adapter_config.json", "adapter_model.safetensors")
     }
 
 
@@ -309,7 +380,12 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
 
 
 def mlx(folder: Path) -> Path:
-    config = {"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0}, "model": "x/y"}
+    config = {
+        "fine_tune_type": "lora",
+        "num_layers": 16,
+        "lora_parameters": {"rank": 8, "scale": 20.0},
+        "model": "x/y",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_model.safetensors").rename(folder / "adapters.safetensors")
     return folder
@@ -347,22 +423,35 @@ KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "LyCORIS LoHa keys": (keyed("hada_w1_a", "hada_w1_b"), r"\(LoHa, as LyCORIS"),
     "kohya keys": (keyed("lora_down.weight", "lora_up.weight"), r"\(kohya"),
     "no peft_type": (lambda f: configured(f, peft_type=...), "has no peft_type"),
-    "a whole model": (written("config.json", b"{}", "adapter_config.json"), "no adapter_config.json; copy it too"),
-    "only a model": (lambda f: written("config.json", b"{}", "adapter_config.json")(written("x", b"", "adapter_model.safetensors")(f)),
-                     "it is a whole model"),
+    "weights alone": (written("x", b"", "adapter_config.json"), "has no adapter_config.json; copy it too"),
+    "a whole model": (lambda f: copied(f.parent / "aligned", f / "model"), "it is a whole model"),
     "a trainer's folder": (moved_into("checkpoint-500"), "give one of the adapters in it: checkpoint-500"),
-    "a pointer": (written("adapter_model.safetensors", LFS), "adapter_model.safetensors is a git-lfs pointer.*git lfs pull"),
+    "a pointer": (
+        written("adapter_model.safetensors", LFS),
+        "model.safetensors is a git-lfs pointer.*git lfs pull",
+    ),
     "a config's pointer": (written("adapter_config.json", LFS), "adapter_config.json is a git-lfs pointer"),
-    "a .bin pointer": (written("adapter_model.bin", LFS, "adapter_model.safetensors"), "adapter_model.bin is a git-lfs pointer"),
-    **{name: (lambda f, name=name: configured(f, peft_type=name), f"is a {name} adapter \\({what}") for name, what in {
-        "LOKR": "LoKr: Kronecker", "LOHA": "LoHa: Hadamard", "IA3": "IA3: it rescales", "PREFIX_TUNING": "prefix tuning: it adds",
-        "PROMPT_TUNING": "prompt tuning", "P_TUNING": "p-tuning", "ADALORA": "AdaLoRA", "VERA": "VeRA", "OFT": "OFT"}.items()},
+    "a .bin pointer": (
+        written("adapter_model.bin", LFS, "adapter_model.safetensors"),
+        "adapter_model.bin is a git-lfs pointer",
+    ),
+}
+OTHERS = {
+    "LOKR": "LoKr: Kronecker", "LOHA": "LoHa: Hadamard", "IA3": "IA3: it rescales", "ADALORA": "AdaLoRA", "VERA": "VeRA",
+    "PREFIX_TUNING": "prefix tuning: it adds", "PROMPT_TUNING": "prompt tuning", "P_TUNING": "p-tuning", "OFT": "OFT",
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_methods_of_peft_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"is a {name} adapter \({OTHERS[name]}"):
+        load_adapter(configured(write_lora(tmp_path / "lora"), peft_type=name))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
+def test_other_kinds_are_named(pair: Pair, tmp_path: Path, kind: str) -> None:
     change, message = KINDS[kind]
+    copied(pair.aligned, tmp_path / "aligned")
     with pytest.raises(UserError, match=message) as error:
         load_adapter(change(write_lora(tmp_path / "lora")))
     assert "\n" not in str(error.value)
@@ -370,9 +459,13 @@ def test_other_kinds_are_named(tmp_path: Path, kind: str) -> None:
 
 # --- malformed configs ------------------------------------------------------------------------------------------------
 
-WHOLE, NUMBER, PATTERNS = "not a whole number above 0", "not a number", "not an object of patterns and numbers"
+WHOLE, NUMBER, PATTERNS = (
+    "not a whole number above 0",
+    "not a number",
+    "not an object of patterns and numbers",
+)
 CONFIGS: list[tuple[dict[str, Any], str]] = [
-    *(({"r": value}, rf"r={re.escape(repr(value))} .* is {WHOLE}") for value in (None, "4", "four", 0, -4, 4.0, True, [4], {})),
+    *(({"r": value}, rf"r={re.escape(repr(value))} .* is {WHOLE}") for value in (None, "4", "x", 0, -4, 4.0, True, [4])),
     *(({"lora_alpha": value}, NUMBER) for value in (None, "8", float("nan"), float("inf"), 10**400, [8], False)),
     *(({name: value}, PATTERNS) for name in ("rank_pattern", "alpha_pattern") for value in ([], [4], "q_proj", 4)),
     ({"rank_pattern": {"*.q_proj": 4}}, r"rank_pattern='\*\.q_proj' .* is not a regular expression .*such as \.\*q_proj"),
@@ -381,7 +474,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"alpha_pattern": {"q_proj": "8"}}, rf"alpha_pattern q_proj='8' .* is {NUMBER}"),
     ({"peft_type": ["LORA"]}, r"is a \['LORA'\] adapter"),
     ({"peft_type": {"a": 1}}, "is a .* adapter"),
-    *(({"base_model_name_or_path": value}, "not a model's name") for value in (3, ["x"], {}, "a\0b", "x\x1b[2J", "x" * 5000)),
+    *(({"base_model_name_or_path": its}, "not a model's name") for its in (3, ["x"], {}, "a\0", "\x1b[2J", "x" * 5000)),
     ({"bias": ["none"]}, r"bias=\['none'\]"),
     ({"bias": None}, "bias=None"),
     ({"init_lora_weights": [1]}, "init_lora_weights=.* is not a name, true or false"),
@@ -390,14 +483,18 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "message"), CONFIGS, ids=[str(settings)[:40] for settings, _ in CONFIGS])
+@pytest.mark.parametrize(
+    ("settings", "message"), CONFIGS, ids=[str(settings)[:40] for settings, _ in CONFIGS]
+)
 def test_malformed_settings_are_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_adapter(configured(write_lora(tmp_path / "lora", shapes={Q: (HIDDEN, HIDDEN)}), **settings))
     assert len(str(error.value)) < 400 and str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 9, b"[]", b"null", b"[" * 100_000, '{"r": 4}'.encode("utf-16")], ids=str)
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 9, b"[]", b"null", b"[" * 100_000, '{"r": 4}'.encode("utf-16")], ids=str
+)
 def test_files_that_are_no_config_are_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"adapter_config\.json") as error:
         load_adapter(written("adapter_config.json", content)(write_lora(tmp_path / "lora")))
@@ -411,7 +508,13 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_null_settings_are_those_that_are_left_out(tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora", rank_pattern=None, alpha_pattern=None, use_rslora=None, base_model_name_or_path=None)
+    lora = write_lora(
+        tmp_path / "lora",
+        rank_pattern=None,
+        alpha_pattern=None,
+        use_rslora=None,
+        base_model_name_or_path=None,
+    )
     assert load_adapter(lora).modules[Q].scaling == 2
 
 
