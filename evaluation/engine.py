@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import lora_cpu
+from safemerge import peft_config
 from safemerge.errors import UserError
+from safemerge.files import read_json
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def stop_ids(model: str, tokenizer: Any) -> list[int]:
 
 
 def adapter_rank(folder: Path) -> int:
-    """The LoRA rank that a PEFT folder declares."""
-    return int(json.loads((folder / "adapter_config.json").read_text())["r"])
+    """The largest LoRA rank that a PEFT folder declares for any of its modules."""
+    return peft_config.largest_rank(read_json(folder / peft_config.CONFIG))
 
 
 def generate(

@@ -14,11 +14,13 @@ from evaluation.run_file import HALVES, HalfName
 from pipeline import answers, artifacts
 from pipeline.plan import Experiment, Source
 from pipeline.stage_settings import Merge
-from pipeline.store import Step, Store
+from pipeline.store import External, Step, Store
 from safemerge.errors import UserError
-from safemerge.selection import Point, resolve_tau, select
+from safemerge.selection import Point, Repair, resolve_tau, select
 from safemerge.table import ModuleRow
 
+# An adapter from outside is served as one of ours, since engines read PEFT's spelling and one rank only.
+_AS_IT_IS = Point("as it is", Repair())
 ByHalf = Mapping[HalfName, Step]
 
 
@@ -119,6 +121,8 @@ def repaired(experiment: Experiment, store: Store) -> list[Repaired]:
                 )
             selected, tau = _selected(point, rows)
             adapter = _merged(experiment, point, adapter, selected) if selected else adapter
+        if isinstance(adapter, External):
+            adapter = _merged(experiment, _AS_IT_IS, adapter, ())
         found.append(Repaired(method, point, tau, selected, len(rows or ()), adapter))
     return found
 
@@ -138,7 +142,9 @@ def _merged(experiment: Experiment, point: Point, task: Source, selected: Iterab
     inputs: dict[str, Source] = {"task": task}
     if point.repair.kind in ("blend", "add"):
         inputs["safety"] = experiment.adapters[point.safety]
-    if point.repair.kind == "project":
+    # An adapter from outside is compared with the models: is it of them, and are its modules called as theirs are?
+    outside = any(isinstance(its, External) for its in inputs.values())
+    if point.repair.kind == "project" or outside:
         inputs |= {"base": experiment.base, "aligned": experiment.aligned}
     its = Merge(list(selected), asdict(point.repair))
     return Step("merge", point.label, its.keyed(), inputs)

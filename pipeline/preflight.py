@@ -10,15 +10,16 @@ from pathlib import Path
 
 from data import github, loading
 from data.catalogue import find
-from pipeline.artifacts import ADAPTER
+from pipeline.artifacts import ADAPTER, model_folder
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.revisions import data_sets
-from pipeline.settings import HubJudge, HubMember, Judge, Member
+from pipeline.settings import HubJudge, HubMember, Judge, LocalMember, Member
 from pipeline.stage_settings import BenchmarkItems, TrainingRows, of_prepare
 from pipeline.store import External, Step, Store
 from safemerge import hub, hub_model
 from safemerge.errors import UserError
+from safemerge.files import BIN_INDEX, BIN_SINGLE, INDEX, SINGLE, is_folder, weight_map
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
 TRAIN_GIB, SERVE_GIB, OVERHEAD_GIB = 2.4, 2.1, 3.0
@@ -221,6 +222,62 @@ def writable(x: Experiment) -> None:
             )
 
 
+def own_models(x: Experiment) -> None:
+    """Models of the user's own have one set of weights each, which transformers and vLLM both take.
+
+    Raises:
+        UserError: there are none or two, or an index without its shards, which vLLM trips over.
+    """
+    for model in (x.config.model.base, x.config.model.aligned):
+        if not isinstance(model, LocalMember):
+            continue
+        single, _ = weight_map(model.path)
+        stale = {SINGLE: INDEX, BIN_SINGLE: BIN_INDEX}.get(single or "", "")
+        if (Path(model.path).expanduser() / stale).is_file():
+            raise UserError(
+                f"{model.path} holds {single} and a {stale} whose shards are gone, with which vLLM fails: delete {stale}"
+            )
+
+
+def own_adapters(x: Experiment, store: Store) -> None:
+    """Adapters of the user's own are plain LoRAs of the aligned model, as far as can be told before it is there.
+
+    Raises:
+        UserError: one is not, or carries embeddings that the engine would ignore.
+    """
+    own = [its for role, its in x.adapters.items() if isinstance(its, External) and x.needs(role)]
+    if not own:
+        return
+    from safemerge.adapters import load_adapter
+    from safemerge.checkpoints import Checkpoint
+    from safemerge.fit import fitted
+    from safemerge.identity import check_name
+
+    base, aligned = (
+        _place(m, s, store) for m, s in ((x.config.model.base, x.base), (x.config.model.aligned, x.aligned))
+    )
+    for source in own:
+        adapter = load_adapter(source.path)
+        if is_folder(aligned):
+            adapter = fitted(adapter, Checkpoint(base) if base else None, Checkpoint(aligned))
+        elif adapter.base and aligned:
+            check_name(adapter, base, aligned)
+        if is_folder(aligned) and adapter.embeddings:
+            raise UserError(
+                f"{source.name}={source.path} carries embeddings of another vocabulary than the model's, which vLLM does "
+                "not serve: train it without new tokens, or repair it with `safemerge repair --export-model`"
+            )
+
+
+def _place(model: Member, step: Step, store: Store) -> str:
+    """Where a model lies, or its id on the hub; empty if it is still to be made."""
+    if store.has(step):
+        return model_folder(store.path(step))
+    if isinstance(model, HubMember):
+        return f"{model.id}@{model.revision}" if model.revision else str(model.id)
+    return model.path if isinstance(model, LocalMember) else ""
+
+
 def require(x: Experiment, store: Store, moving: Sequence[str] = ()) -> None:
     """Raise one line with all that is missing; nothing has been downloaded or written then.
 
@@ -228,6 +285,8 @@ def require(x: Experiment, store: Store, moving: Sequence[str] = ()) -> None:
     """
     writable(x)
     equal_ranks(x)
+    own_models(x)
+    own_adapters(x, store)
     lacks = missing(x, store)
     if moving:
         more = f", and {len(moving) - 1} more" if len(moving) > 1 else ""

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from safemerge.checkpoints import fetch, read_json
+from safemerge.checkpoints import load_bin
 from safemerge.errors import UserError, first_line
+from safemerge.files import check_whole, fetch, is_folder, read_json
+from safemerge.names import PREFIX, embedding_key, lora_key
+from safemerge.peft_config import CONFIG, check_config, diagnosis, rank_and_scaling
 from safemerge.table import module_order
 
-CONFIG, WEIGHTS, WEIGHTS_BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."
-_KEY = re.compile(rf"^{re.escape(_PREFIX)}(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
-# What a LoRA config may switch on that makes dW something else than s B A on top of the untouched base.
-_REFUSED = {
-    "use_dora": "DoRA rescales the base weight",
-    "lora_bias": "it trains LoRA biases",
-    "modules_to_save": "it carries whole trained modules",
-    "trainable_token_indices": "it trains token embeddings",
-    "target_parameters": "it adapts bare parameters",
-    "fan_in_fan_out": "its weights are transposed (Conv1D)",
-    "use_qalora": "QALoRA pools its input",
-    "layer_replication": "it repeats layers",
-    "alora_invocation_tokens": "aLoRA acts on part of the tokens only",
-    "use_bdlora": "its factors are block-diagonal",
-    "arrow_config": "it routes between adapters",
-    "kasa_config": "it changes the base weight",
-    "megatron_config": "its layers are split for Megatron",
-}
+WEIGHTS, WEIGHTS_BIN = "adapter_model.safetensors", "adapter_model.bin"
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-_BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -59,12 +41,19 @@ class Lora:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked LoRA adapter: module name -> factors, in execution order."""
+    """A checked LoRA adapter: module name -> factors, in execution order.
+
+    embeddings: whole weights of the embedding and the output head, which PEFT saves beside LoRAs when the vocabulary was
+    resized; as vocabulary x d. fitted_to: the model whose modules these are known to be, and notes: what that took.
+    """
 
     source: str
     config: Mapping[str, Any]
     modules: Mapping[str, Lora]
     digest: str
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    fitted_to: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,72 +66,85 @@ class Adapter:
 
 
 def load_adapter(reference: str | Path | Adapter) -> Adapter:
-    """Read and check a PEFT LoRA folder or hub id. UserError, naming module and remedy, unless plain LoRA."""
+    """Read and check a PEFT LoRA: a folder, or org/name, org/name/folder (@revision) on the hub.
+
+    UserError, naming module and remedy, unless it is a plain LoRA.
+    """
     if isinstance(reference, Adapter):
         return reference
     source = str(reference)
+    if is_folder(source):
+        _check_folder(Path(source).expanduser())
     path = fetch(source, CONFIG)
     assert path is not None
     config = read_json(path)
-    _check_config(source, config)
+    check_config(source, config)
     weights = fetch(source, WEIGHTS, missing_ok=True) or fetch(source, WEIGHTS_BIN, missing_ok=True)
     if weights is None:
         raise UserError(f"{source} has no {WEIGHTS}; is it a PEFT adapter folder?")
-    modules = _pair(source, config, _read(weights))
-    return Adapter(source, config, modules, file_digest(weights))
+    modules, embeddings = _sorted_out(source, config, _read(weights))
+    return Adapter(source, config, modules, file_digest(weights), embeddings)
 
 
-def _check_config(source: str, config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{source} is a {config.get('peft_type')} adapter; only LoRA can be merged")
-    for option, why in _REFUSED.items():
-        if config.get(option):
-            raise UserError(
-                f"{source} has {option}={config[option]}: {why}; that cannot be merged, train plain LoRA"
-            )
-    if config.get("bias", "none") != "none":
-        raise UserError(f"{source} has bias={config['bias']}: it trains base biases; train with bias='none'")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_BASE_CHANGING):
-        raise UserError(
-            f"{source} has init_lora_weights={start}, which changes the base weights; save it converted to "
-            "plain LoRA (path_initial_model_for_weight_conversion)"
-        )
+def _check_folder(folder: Path) -> None:
+    """UserError, saying what it is instead, for a folder without an adapter's config."""
+    if (folder / CONFIG).is_file():
+        return
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    what = "is it a PEFT adapter folder?"
+    if inside:
+        what = f"give one of the adapters in it: {', '.join(inside[:5])}"
+    elif (folder / WEIGHTS).is_file() or (folder / WEIGHTS_BIN).is_file():
+        what = "copy it too: without it the rank and lora_alpha are unknown"
+    elif (folder / "config.json").is_file():
+        what = "it is a whole model; give the adapter's folder"
+    elif any(folder.glob("*.gguf")):
+        what = "it holds a GGUF file; give the PEFT adapter that it was made from"
+    raise UserError(f"{folder} has no {CONFIG}; {what}")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return load_bin(path)
+    check_whole(path)
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except SafetensorError as error:
+        return dict(load_file(path))
+    except (
+        Exception
+    ) as error:  # SafetensorError, and whatever torch says of a dtype or shape that it does not know
         raise UserError(f"cannot read {path}: {first_line(error)}; is the file complete?") from None
-    except Exception as error:  # weights_only refuses in many ways
-        raise UserError(f"cannot read {path} safely: {first_line(error)}; save it as safetensors") from None
 
 
-def _pair(source: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Lora]:
+def _sorted_out(
+    source: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Lora], dict[str, Tensor]]:
+    """The LoRA modules in execution order, and the whole weights saved beside them."""
     sides: dict[str, dict[str, Tensor]] = {}
+    embeddings: dict[str, Tensor] = {}
+    adapters = set()
     for key, tensor in tensors.items():
-        match = _KEY.match(key)
-        if match is None:
+        found, embedding = lora_key(key), embedding_key(key)
+        if found is not None:
+            adapters.add(found.adapter)
+            if sides.setdefault(found.module, {}).setdefault(found.side, tensor) is not tensor:
+                raise UserError(
+                    f"{source} has two tensors for lora_{found.side} of {found.module}, one is {key}; save it again"
+                )
+        elif embedding is not None and tensor.dim() == 2 and tensor.dtype in _NAMES:
+            embeddings[embedding] = tensor
+        else:
             raise UserError(
-                f"{source} has tensor {key}, which plain LoRA lacks{_diagnosis(key)}; train plain LoRA"
+                f"{source} has tensor {key}, which plain LoRA lacks{diagnosis(key)}; train plain LoRA"
             )
-        sides.setdefault(match["module"], {})[match["side"]] = tensor
+    if len(adapters) > 1:
+        raise UserError(
+            f"{source} holds several adapters, {', '.join(map(repr, sorted(adapters)))}; save one alone"
+        )
     if not sides:
         raise UserError(f"{source} holds no LoRA weights; was the adapter saved after training?")
-    return {name: _lora(source, config, name, sides[name]) for name in sorted(sides, key=module_order)}
-
-
-def _diagnosis(key: str) -> str:
-    reasons = {
-        "magnitude_vector": " (DoRA)",
-        "lora_embedding": " (an embedding LoRA)",
-        "bias": " (a bias)",
-        "modules_to_save": " (modules_to_save)",
-    }
-    return next((reason for part, reason in reasons.items() if part in key), "")
+    return {
+        name: _lora(source, config, name, sides[name]) for name in sorted(sides, key=module_order)
+    }, embeddings
 
 
 def _lora(source: str, config: Mapping[str, Any], name: str, sides: Mapping[str, Tensor]) -> Lora:
@@ -165,22 +167,13 @@ def _lora(source: str, config: Mapping[str, Any], name: str, sides: Mapping[str,
         )
     if 0 in (*a.shape, *b.shape):
         raise UserError(f"{name} in {source} is empty, {tuple(b.shape)} x {tuple(a.shape)}; save it again")
-    rank = int(_pattern(config.get("rank_pattern"), name, config.get("r", 8)))
+    rank, scaling = rank_and_scaling(config, name)
     if rank != a.shape[0]:
         raise UserError(
             f"{name} in {source} has rank {a.shape[0]} but its config says {rank}; "
             "config and weights do not belong together, save it again"
         )
-    alpha = float(_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", 8)))
-    return Lora(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-
-
-def _pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    """PEFT's rule: the first pattern that matches the whole name, or its end after a dot."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return value
-    return default
+    return Lora(a, b, scaling)
 
 
 def file_digest(path: Path) -> str:
@@ -207,15 +200,21 @@ def write_adapter(
 ) -> None:
     """Write dW = b @ a per module as a plain PEFT folder with that one rank and scaling 1.
 
-    modules: every module of `like`, in its order. Each is padded with zeros to `rank`, since servers such as
-    vLLM ignore rank_pattern and alpha_pattern, and goes to the file before the next one is computed.
+    modules: every module of `like`, in its order; its embeddings are written after them. Each is padded with
+    zeros to `rank`, since many servers ignore rank_pattern and alpha_pattern, and goes to the file before the
+    next one is computed.
     """
-    shapes: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for name, module in like.modules.items():
-        shapes[f"{_PREFIX}{name}.lora_A.weight"] = (rank, module.a.shape[1])
-        shapes[f"{_PREFIX}{name}.lora_B.weight"] = (module.b.shape[0], rank)
+        shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, module.a.shape[1]), dtype
+        shapes[f"{PREFIX}{name}.lora_B.weight"] = (module.b.shape[0], rank), dtype
+    for name, tensor in like.embeddings.items():
+        base_layer = (
+            ".base_layer" if name in like.modules else ""
+        )  # where PEFT has it beside a LoRA of the same module
+        shapes[f"{PREFIX}{name}{base_layer}.weight"] = tuple(tensor.shape), tensor.dtype
     with open(folder / WEIGHTS, "wb") as handle:
-        handle.write(_header(shapes, dtype))
+        handle.write(_header(shapes))
         for name, (a, b) in modules:
             handle.write(_bytes(a, dtype))
             handle.write(bytes((rank - a.shape[0]) * a.shape[1] * dtype.itemsize))
@@ -224,6 +223,8 @@ def write_adapter(
             if dtype == torch.float16 and not bool(wide.isfinite().all()):
                 raise UserError(f"{name} overflows float16 once scaled; use dtype bfloat16 or float32")
             handle.write(_bytes(wide, dtype))
+        for tensor in like.embeddings.values():
+            handle.write(_bytes(tensor, tensor.dtype))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -244,12 +245,12 @@ def write_adapter(
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _header(shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> bytes:
+def _header(shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> bytes:
     """What a safetensors file starts with: its header's length (8 bytes, little-endian) and the header."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    for name, shape in shapes.items():
-        end = offset + shape[0] * shape[1] * dtype.itemsize
+    for name, (shape, dtype) in shapes.items():
+        end = offset + prod(shape) * dtype.itemsize
         entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": (offset, end)}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()

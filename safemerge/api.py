@@ -17,6 +17,7 @@ from safemerge.adapters import Adapter, load_adapter
 from safemerge.apply import repair_adapter
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
+from safemerge.fit import fitted
 from safemerge.full_models import FullModel, check_safety, open_full, similarity_of_model
 from safemerge.full_output import check_output
 from safemerge.measure import Progress, open_checkpoint, similarity_table
@@ -29,10 +30,14 @@ Lora = str | Path | Adapter
 
 @dataclass(frozen=True)
 class Inspection:
-    """rho of every module, in execution order, and how many modules each threshold would merge."""
+    """rho of every module, in execution order, and how many modules each threshold would merge.
+
+    notes: what a reader should know, such as that the adapter records another name of the aligned model.
+    """
 
     rows: list[ModuleRow]
     merged: dict[Tau, int]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def similarity(
     task_adapter: Lora | None = None,
     task_model: Model | None = None,
     lm_head: bool = False,
+    same_model: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[ModuleRow]:
@@ -77,11 +83,14 @@ def similarity(
     (`safemerge.subspace` has the closed form, `safemerge.full_update` the products), and the weights are read once.
 
     Args:
-        base: the pretrained model before alignment: a folder, a hub id (org/name or org/name@revision), or a Checkpoint.
+        base: the pretrained model before alignment: a Checkpoint, a folder, or a hub id (org/name, or org/name/folder for a
+            folder in a repository; @revision may follow).
         aligned: its chat version, on which the adapter was trained.
         task_adapter: a PEFT LoRA folder, a hub id, or an Adapter.
         task_model: in place of it a full-parameter fine-tune of the aligned model, in safetensors.
         lm_head: of a full fine-tune, whether the output head is measured (and repaired) too.
+        same_model: the model that the adapter records is the aligned one under another name. Mirrors and quantised copies
+            are known without it.
         device: where to compute; weights are read from disk one module at a time.
         progress: called with (modules done, modules in all, name of the last one).
 
@@ -92,8 +101,9 @@ def similarity(
     Raises:
         UserError: not a plain LoRA, trained on another model, or a weight that is missing, quantised, misshapen or NaN.
     """
-    task = _task(task_adapter, task_model, lm_head)
-    return _similarity(open_checkpoint(base), open_checkpoint(aligned), task, device, progress)
+    models = open_checkpoint(base), open_checkpoint(aligned)
+    task = _task(task_adapter, task_model, lm_head, models, same_model)
+    return _similarity(*models, task, device, progress)
 
 
 def inspect(
@@ -104,6 +114,7 @@ def inspect(
     task_model: Model | None = None,
     lm_head: bool = False,
     taus: Sequence[Tau] = TAUS,
+    same_model: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Inspection:
@@ -112,22 +123,17 @@ def inspect(
     Args:
         taus: thresholds on rho, numbers, quantiles of this adapter's own rho such as "q0.5", or multiples of each module's
             null such as "n1.5".
-        base, aligned, task_adapter, task_model, lm_head, device, progress: as in `similarity`.
+        base, aligned, task_adapter, task_model, lm_head, same_model, device, progress: as in `similarity`.
 
     Raises:
         UserError: as `similarity`, and for a threshold that is neither.
     """
     wanted = [check_tau(tau) for tau in taus]
-    rows = similarity(
-        base=base,
-        aligned=aligned,
-        task_adapter=task_adapter,
-        task_model=task_model,
-        lm_head=lm_head,
-        device=device,
-        progress=progress,
-    )
-    return Inspection(rows, {tau: len(select(rows, Selection("below", tau=tau))) for tau in wanted})
+    models = open_checkpoint(base), open_checkpoint(aligned)
+    task = _task(task_adapter, task_model, lm_head, models, same_model)
+    rows = _similarity(*models, task, device, progress)
+    counts = {tau: len(select(rows, Selection("below", tau=tau))) for tau in wanted}
+    return Inspection(rows, counts, list(task.notes) if isinstance(task, Adapter) else [])
 
 
 def repair(
@@ -144,6 +150,7 @@ def repair(
     combine: str = "exact",
     point: Point | None = None,
     lm_head: bool = False,
+    same_model: bool = False,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     overwrite: bool = False,
@@ -155,7 +162,8 @@ def repair(
     (Djuhera et al. 2025). A model card and similarity.csv lie beside the weights.
 
     Args:
-        base, aligned, task_adapter, task_model, lm_head, device, progress: as in `similarity`.
+        base, aligned, task_adapter, task_model, lm_head, device, progress: as in `similarity`; same_model: of both
+            adapters.
         safety_adapter: a LoRA trained on refusals from the same aligned model; methods that blend nothing need none.
         safety_model: in place of it a full fine-tune on refusals; beside a task_model only.
         output: the folder to write; it appears when complete.
@@ -175,9 +183,9 @@ def repair(
     chosen = point or methods.safemerge(tau=tau, alpha=alpha, combine=combine)[0]
     if chosen.needs_safety and safety_adapter is None and safety_model is None:
         raise UserError(f"{chosen.method} needs a safety adapter or model; safelora and scale do without")
-    task = _task(task_adapter, task_model, lm_head)
     models = open_checkpoint(base), open_checkpoint(aligned)
-    safety = _safety(safety_adapter, safety_model) if chosen.needs_safety else None
+    task = _task(task_adapter, task_model, lm_head, models, same_model)
+    safety = _safety(safety_adapter, safety_model, models, same_model) if chosen.needs_safety else None
     if isinstance(task, FullModel):
         _check_full(task, safety, chosen, models, Path(output), dtype)
     elif isinstance(safety, Checkpoint):
@@ -209,7 +217,13 @@ def repair(
     return Repaired(output=Path(output), point=chosen, tau=number, rows=rows, **found)
 
 
-def _task(adapter: Lora | None, model: Model | None, lm_head: bool) -> Adapter | FullModel:
+def _task(
+    adapter: Lora | None,
+    model: Model | None,
+    lm_head: bool,
+    models: tuple[Checkpoint, Checkpoint],
+    same_model: bool,
+) -> Adapter | FullModel:
     if (adapter is None) == (model is None):
         raise UserError(f"give a task adapter or a task model, one of them; got {adapter} and {model}")
     if model is not None:
@@ -217,16 +231,18 @@ def _task(adapter: Lora | None, model: Model | None, lm_head: bool) -> Adapter |
     if lm_head:
         raise UserError("lm_head is for a task model; an adapter says itself which modules it adapts")
     assert adapter is not None
-    return load_adapter(adapter)
+    return fitted(load_adapter(adapter), *models, same_model=same_model)
 
 
-def _safety(adapter: Lora | None, model: Model | None) -> Adapter | Checkpoint:
+def _safety(
+    adapter: Lora | None, model: Model | None, models: tuple[Checkpoint, Checkpoint], same_model: bool
+) -> Adapter | Checkpoint:
     if adapter is not None and model is not None:
         raise UserError(f"give a safety adapter or a safety model, one of them; got {adapter} and {model}")
     if model is not None:
         return open_checkpoint(model)
     assert adapter is not None
-    return load_adapter(adapter)
+    return fitted(load_adapter(adapter), *models, same_model=same_model)
 
 
 def _similarity(

@@ -19,6 +19,8 @@ from safemerge.card import Source, write_card
 from safemerge.checkpoints import Checkpoint
 from safemerge.effective import middle
 from safemerge.errors import UserError
+from safemerge.files import companions
+from safemerge.fit import fitted, like
 from safemerge.measure import open_checkpoint
 from safemerge.selection import Repair
 from safemerge.table import ModuleRow, write_table
@@ -47,15 +49,22 @@ def repair_adapter(
     appears under its name only when complete.
 
     dtype: of the weights, the task adapter's by default. card: facts for the model card; rows: written
-    beside it as similarity.csv. base and aligned are read by `project` only. Returns merged_modules,
-    modules, selected (the names repaired), rank, svd_error (largest, relative; None without truncation),
-    shrink (||projected dW|| / ||dW||, the median of the projected modules; None without any), effective (of a blend
-    that is not exact: medians of `safemerge.effective.Effective`), notes and output.
+    beside it as similarity.csv. base and aligned: if given, both adapters must be theirs; `project` needs them.
+    Returns merged_modules, modules, selected (the names repaired), rank, svd_error (largest, relative; None
+    without truncation), shrink (||projected dW|| / ||dW||, the median of the projected modules; None without
+    any), effective (of a blend that is not exact: medians of `safemerge.effective.Effective`), notes and output.
     UserError for bad input, or if output exists and overwrite is not set.
     """
     ours = load_adapter(task)
     theirs = load_adapter(safety) if safety is not None and repair.kind in ("blend", "add") else None
-    _check(ours, theirs, selected, repair, base, aligned)
+    if base is not None and aligned is not None:
+        models = open_checkpoint(base), open_checkpoint(aligned)
+        ours = fitted(ours, *models)
+        theirs = theirs and fitted(theirs, *models)
+    else:
+        models = None
+    theirs = theirs and like(theirs, ours)
+    _check(ours, theirs, selected, repair, models)
     target = Path(output)
     info: dict[str, Any] = {
         "modules": len(ours.modules),
@@ -66,9 +75,6 @@ def repair_adapter(
     repairable = [name for name in ours.modules if theirs is None or name in theirs.modules]
     chosen = set(selected).intersection(repairable) if repair.kind != "keep" else set()
     ranks = {name: repairs.rank_of(repair, name, ours, theirs, chosen) for name in ours.modules}
-    models = (
-        (open_checkpoint(base or ""), open_checkpoint(aligned or "")) if repair.kind == "project" else None
-    )
     measured = repairs.Measured()
     repaired = repairs.repaired(ours, theirs, repair, chosen, models, device, measured)
     with complete_folder(target, overwrite) as folder:
@@ -89,6 +95,9 @@ def repair_adapter(
             info["svd_error_mean"] = statistics.fmean(measured.svd_errors)
         if rows is not None:
             write_table(folder / "similarity.csv", rows)
+        if ours.embeddings:  # of another vocabulary, which its tokenizer goes with
+            for name, path in companions(ours.source, tokenizer=True).items():
+                shutil.copyfile(path, folder / Path(name).name)
         sources = _source("task", ours), None if theirs is None else _source("safety", theirs)
         write_card(folder, *sources, repair, info, card or {}, rows)
     info["output"] = str(target)
@@ -100,12 +109,11 @@ def _check(
     theirs: Adapter | None,
     selected: Sequence[str],
     repair: Repair,
-    base: object,
-    aligned: object,
+    models: tuple[Checkpoint, Checkpoint] | None,
 ) -> None:
     if repair.kind in ("blend", "add") and theirs is None:
         raise UserError(f"repair {repair.kind} needs a safety adapter; give one")
-    if repair.kind == "project" and (base is None or aligned is None):
+    if repair.kind == "project" and models is None:
         raise UserError("repair project needs the base and aligned models; give both")
     unknown = sorted(set(selected).difference(ours.modules))
     if unknown:
@@ -127,9 +135,10 @@ def _check(
 
 
 def _notes(ours: Adapter, theirs: Adapter | None, selected: Sequence[str]) -> list[str]:
+    notes = list(dict.fromkeys((*ours.notes, *(theirs.notes if theirs else ()))))
     if theirs is None:
-        return []
-    notes = [
+        return notes
+    notes += [
         f"{name}: in the safety adapter only, left out" for name in theirs.modules if name not in ours.modules
     ]
     for name in ours.modules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from functools import cached_property
 from hashlib import sha256
@@ -13,52 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safemerge import hub
 from safemerge.errors import UserError, first_line
+from safemerge.files import check_whole, fetch, looks_like_hub_id, read_json, weight_map
+from safemerge.names import EMBEDDING, HEAD, inner, without_quantisation
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-BIN_SINGLE = "pytorch_model.bin"
-BIN_INDEX = "pytorch_model.bin.index.json"
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
-def split_reference(reference: str) -> tuple[str, str | None]:
-    """'org/name@revision' -> ('org/name', 'revision'); a local folder is returned as it is."""
-    if Path(reference).exists() or "@" not in reference:
-        return reference, None
-    name, revision = reference.rsplit("@", 1)
-    return name, revision
-
-
-def fetch(reference: str, filename: str, *, missing_ok: bool = False) -> Path | None:
-    """The local path of one file of a model: in its folder, or downloaded from the hub.
-
-    UserError if the model cannot be had at all; None if only this file is absent and missing_ok is set.
-    """
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
-        path = folder / filename
-        if path.is_file():
-            return path
-        if missing_ok:
-            return None
-        raise UserError(f"{folder} has no {filename}; is it a model folder, and is it complete?")
-    if folder.is_absolute() or reference.startswith((".", "~")) or reference.count("/") > 1:
-        raise UserError(f"no folder {reference}; give an existing folder or a hub id such as org/name")
-    name, revision = split_reference(reference)
-    return hub.file(hub.Repo(name, revision), filename, missing_ok=missing_ok)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. UserError if it is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, not a {type(content).__name__}")
-    return content
+# Ends of tensor names that only quantised checkpoints have: GPTQ, AWQ, bitsandbytes, compressed-tensors, fp8, AQLM, HQQ.
+_QUANTISED = (".qweight", ".qzeros", ".g_idx", ".SCB", ".absmax", ".nested_absmax", ".quant_map", ".weight_packed",
+              ".weight_scale", ".weight_scale_inv", ".weight_zero_point", ".codebooks", ".W_q")  # fmt: skip
 
 
 class Checkpoint:
@@ -77,41 +40,53 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json. UserError if the weights are quantised: W_aligned - W_base needs plain ones."""
+        """config.json; empty without one."""
         path = fetch(self.reference, "config.json", missing_ok=True)
-        config = read_json(path) if path else {}
-        if config.get("quantization_config"):
-            method = config["quantization_config"].get("quant_method", "unknown method")
-            raise UserError(
-                f"{self.reference} is quantised ({method}); give the original bf16 or fp16 checkpoint"
-            )
-        return config
+        return read_json(path) if path else {}
 
     @cached_property
     def shards(self) -> dict[str, str]:
-        """Tensor name -> file name."""
-        _ = self.config  # refuse a quantised model before fetching its weights
-        for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN_SINGLE)):
-            path = fetch(self.reference, index, missing_ok=True)
-            if path is not None:
-                return dict(read_json(path).get("weight_map") or {})
-            path = fetch(self.reference, single, missing_ok=True)
-            if path is not None:
-                return dict.fromkeys(self._names(path), single)
-        raise UserError(
-            f"{self.reference} has neither {SINGLE} nor {INDEX} (nor {BIN_SINGLE}); is it a model folder?"
-        )
+        """Tensor name -> file name. UserError if the weights are quantised: W_aligned - W_base needs plain ones.
+
+        config.json is not asked: a `quantization_config` is also left over in checkpoints that were made 16-bit again.
+        """
+        single, found = weight_map(self.reference)
+        if single is not None:
+            path = fetch(self.reference, single)
+            assert path is not None
+            found = dict.fromkeys(self._names(path), single)
+        odd = next((name for name in found if name.endswith(_QUANTISED) or ".quant_state." in name), None)
+        if odd is not None:
+            raise self._quantised(f"it has {odd}")
+        return found
+
+    @cached_property
+    def _by_inner_name(self) -> dict[str, str]:
+        """Tensor name by the name without what depends on the model's class."""
+        return {inner(name): name for name in reversed(self.shards)}
 
     def find(self, module: str) -> str:
-        """The tensor name of a module's weight; checkpoints of bare decoders lack the leading 'model.'."""
-        for name in (module, f"model.{module}", module.removeprefix("model.")):
-            if f"{name}.weight" in self.shards:
-                return f"{name}.weight"
-        for suffix in ("qweight", "weight_packed", "SCB"):
-            if f"{module}.{suffix}" in self.shards:
-                raise UserError(f"{module} of {self.reference} is quantised; give the original checkpoint")
-        raise UserError(
-            f"module {module} of the adapter has no weight in {self.reference}; is it the right model?"
+        """The tensor name of a module's weight.
+
+        The parts before `layers` may differ: bare decoders lack `model.`, multimodal models have `language_model.` in one
+        place or the other. A head that is tied to the embedding has its weight.
+        """
+        if f"{module}.weight" in self.shards:
+            return f"{module}.weight"
+        found = self._by_inner_name.get(f"{inner(module)}.weight")
+        if found is None and inner(module) == HEAD and self.config.get("tie_word_embeddings") is not False:
+            found = self._by_inner_name.get(f"{EMBEDDING}.weight")
+        if found is None:
+            raise UserError(
+                f"module {module} of the adapter has no weight in {self.reference}; is it the right model?"
+            )
+        return found
+
+    @property
+    def multimodal(self) -> bool:
+        """Whether its language model is a part of it."""
+        return bool({"vision_config", "text_config", "audio_config"}.intersection(self.config)) or any(
+            name.startswith(("model.language_model.", "language_model.")) for name in self.shards
         )
 
     def read(self, name: str) -> Tensor:
@@ -124,12 +99,24 @@ class Checkpoint:
     def weight(self, module: str) -> Tensor:
         """A linear module's weight, d_out x d_in, memory-mapped. UserError unless a plain float matrix."""
         tensor = self.read(self.find(module))
-        if tensor.dtype not in _FLOATS or tensor.dim() != 2:
+        if tensor.dtype not in _FLOATS:
+            raise self._quantised(f"{module} is stored as {str(tensor.dtype).removeprefix('torch.')}")
+        if tensor.dim() != 2:
             raise UserError(
-                f"{module} of {self.reference} is {tensor.dtype} of shape {tuple(tensor.shape)}, "
-                "not a float matrix; give the original, unquantised checkpoint"
+                f"{module} of {self.reference} has shape {tuple(tensor.shape)} and is no matrix; is it the right model?"
             )
         return tensor
+
+    def _quantised(self, seen: str) -> UserError:
+        """What is said of a quantised checkpoint, with what is known of how it was quantised and of what."""
+        settings = self.config.get("quantization_config")
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        plain = without_quantisation(self.reference) if looks_like_hub_id(self.reference) else ""
+        such = f", such as {plain}" if plain and plain != self.reference.lower() else ""
+        return UserError(
+            f"{self.reference} is quantised ({f'{method}: ' if method else ''}{seen}); give the bf16 or fp16 checkpoint "
+            f"that it was made from{such}"
+        )
 
     def fingerprint(self) -> str:
         """sha256 of config.json, the tensor table, and the size, head and tail (1 MiB each) of every shard.
@@ -163,6 +150,7 @@ class Checkpoint:
         return names
 
     def _open(self, path: Path, use: Callable[[Any], Any]) -> Any:
+        check_whole(path)
         try:
             with safe_open(path, framework="pt") as handle:
                 return use(handle)
@@ -171,13 +159,24 @@ class Checkpoint:
 
     def _load_bin(self, path: Path) -> dict[str, Tensor]:
         if path not in self._bins:
-            try:
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except (
-                Exception
-            ) as error:  # a pickle can fail in any way; none of them may run code (weights_only)
-                raise UserError(
-                    f"cannot read {path} safely: {first_line(error)}; convert it to safetensors"
-                ) from None
-            self._bins[path] = loaded
+            self._bins[path] = load_bin(path)
         return self._bins[path]
+
+
+def load_bin(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .bin file by name, mapped into memory where its format allows that (not before torch 1.6).
+
+    No code in it is run. UserError if it cannot be read so, or holds anything else.
+    """
+    check_whole(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a pickle can fail in any way; none of them may run code (weights_only)
+        raise UserError(f"cannot read {path} safely: {first_line(error)}; save it as safetensors") from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+    ):
+        raise UserError(
+            f"{path} holds something else than tensors by name; save the state_dict as safetensors"
+        )
+    return loaded

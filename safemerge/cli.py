@@ -25,8 +25,8 @@ Repair the safety of a LoRA adapter, or of a full fine-tune, without training.
 SafeMERGE measures, for each module, the cosine rho between its update dW and the part of dW that lies in
 the safety subspace V = W_aligned - W_base. Modules with rho < tau are blended with a safety LoRA:
 alpha*dW_task + (1-alpha)*dW_safety. The rest is left alone. Models and adapters are folders or hub ids
-(org/name or org/name@revision); nothing but the changed layers' weights is read. Of a full fine-tune,
-dW = W_task - W_aligned, and the result is a model in the layout of the fine-tuned one."""
+(org/name, org/name/folder, org/name@revision); nothing but the changed layers' weights is read. Of a full
+fine-tune, dW = W_task - W_aligned, and the result is a model in the layout of the fine-tuned one."""
 
 _EXAMPLES = """\
 examples:
@@ -52,6 +52,8 @@ _COMBINE_HELP = """\
 exact: alpha*dW_task + (1-alpha)*dW_safety, at the sum of the ranks; the others are PEFT's, merging A and B
 apart (peft_linear is what the official SafeMERGE code does) and need equal ranks (default: %(default)s)"""
 
+_SAME_HELP = """\
+the adapters record another name of the aligned model; mirrors, quantised copies and renamed ones are known without it"""
 _PROJECTOR_HELP = """\
 of safelora. official: the authors' C = V V^T/|V|, which also shrinks the updates, often a hundredfold;
 orthogonal: onto the leading directions of V (default: %(default)s)"""
@@ -130,6 +132,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lm-head", action="store_true", help="of a full fine-tune, measure (and repair) the output head too"
     )
+    add("--same-model", action="store_true", help=_SAME_HELP)
     parser.add_argument(
         "--device", default="cpu", help="where to compute: cpu, cuda, cuda:1 (default: %(default)s)"
     )
@@ -255,6 +258,7 @@ def _repair(options: argparse.Namespace) -> None:
             output=options.output,
             point=point,
             dtype=getattr(torch, options.dtype) if options.dtype else None,
+            same_model=options.same_model,
             device=options.device,
             overwrite=options.overwrite,
             progress=progress,
@@ -266,6 +270,7 @@ def _repair(options: argparse.Namespace) -> None:
                 aligned=options.aligned,
                 adapter=options.output,
                 output=options.export_model,
+                same_model=options.same_model,
                 overwrite=options.overwrite,
                 progress=progress,
             )
@@ -305,6 +310,7 @@ def _inspect(options: argparse.Namespace) -> None:
             task_model=options.task_model,
             lm_head=options.lm_head,
             taus=options.tau,
+            same_model=options.same_model,
             device=options.device,
             progress=progress,
         )
@@ -317,6 +323,8 @@ def _inspect(options: argparse.Namespace) -> None:
     show_rows(found.rows)
     show_histogram(found.rows)
     show_counts(found.rows, list(found.merged))
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _as_json(found: Inspection) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -13,24 +15,12 @@ from torch import Tensor
 
 from safemerge.adapters import Adapter, load_adapter
 from safemerge.apply import complete_folder
-from safemerge.checkpoints import INDEX, SINGLE, Checkpoint, fetch
+from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError, first_line
+from safemerge.files import INDEX, SINGLE, companions
+from safemerge.fit import fitted
 from safemerge.measure import open_checkpoint
-
-# Everything else that a model folder needs beside its weights; absent ones are skipped.
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+from safemerge.names import HEAD, inner
 
 
 def export_model(
@@ -40,39 +30,90 @@ def export_model(
     output: str | Path,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
+    same_model: bool = False,
 ) -> dict[str, int]:
     """Write aligned + dW as a full model in the aligned model's dtype, in the memory of one shard.
 
-    W + s B A is added in float32 and rounded once. Returns the counts of shards and of changed modules.
-    UserError if a module has no weight there or another shape, or if output exists and overwrite is not set.
+    W + s B A is added in float32 and rounded once. A head that was tied to the embedding becomes a weight of its own, since
+    the embedding must not change with it. Tokenizer, settings and the model's own code are copied; of an adapter with
+    another vocabulary, its embeddings and tokenizer are taken. same_model: as in `safemerge.repair`.
+
+    Returns the counts of shards and of changed modules.
+    UserError if the adapter is of another model, a module has no weight there or another shape, or output exists and
+    overwrite is not set.
     """
-    lora, model = load_adapter(adapter), open_checkpoint(aligned)
-    changed = {model.find(name): name for name in lora.modules}
+    model = open_checkpoint(aligned)
+    lora = fitted(load_adapter(adapter), None, model, same_model=same_model)
+    beside = companions(model.reference)
+    if lora.embeddings:
+        beside |= companions(lora.source, tokenizer=True)
     files = sorted(set(model.shards.values()))
     names = _shard_names(files)
+    changes = _changes(lora, model)
     with complete_folder(Path(output), overwrite) as folder:
         weight_map: dict[str, str] = {}
         size = 0
         for done, filename in enumerate(files, start=1):
             tensors: dict[str, Tensor] = {}
-            for tensor_name in (name for name, shard in model.shards.items() if shard == filename):
-                tensor = model.read(tensor_name)
-                if tensor_name in changed:
-                    tensor = _merged(lora, changed[tensor_name], tensor)
-                tensors[tensor_name] = tensor.contiguous()
-                weight_map[tensor_name] = names[filename]
-                size += tensor.numel() * tensor.element_size()
+            for source in (name for name, shard in model.shards.items() if shard == filename):
+                tensor = model.read(source)
+                for name, change in changes.get(source, {source: None}).items():
+                    tensors[name] = _changed(lora, change, tensor).contiguous()
+                    weight_map[name] = names[filename]
+                    size += tensors[name].numel() * tensors[name].element_size()
             save_file(_unshared(tensors), folder / names[filename], metadata={"format": "pt"})
             if progress:
                 progress(done, len(files), names[filename])
         if len(files) > 1:
             index = {"metadata": {"total_size": size}, "weight_map": weight_map}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        for companion in COMPANIONS:
-            path = fetch(model.reference, companion, missing_ok=True)
-            if path is not None:
-                shutil.copyfile(path, folder / companion)
-    return {"shards": len(files), "modules": len(changed)}
+        for name, path in beside.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+        config = _config(lora, model)
+        if config != model.config:
+            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return {"shards": len(files), "modules": len(lora.modules)}
+
+
+def _changes(lora: Adapter, model: Checkpoint) -> dict[str, dict[str, str | Tensor | None]]:
+    """What becomes of each tensor that does not stay as it is: the new ones, each by a LoRA, as given, or unchanged."""
+    changes: dict[str, dict[str, str | Tensor | None]] = {}
+    for name, tensor in lora.embeddings.items():
+        changes[model.find(name)] = {model.find(name): tensor}
+    for name in lora.modules:
+        source = model.find(name)
+        if (
+            inner(name) == HEAD and inner(source) != f"{HEAD}.weight"
+        ):  # tied: the embedding stays, beside a new head
+            outer = "language_model." if source.startswith("language_model.") else ""
+            changes[source] = {**changes.get(source, {source: None}), f"{outer}{HEAD}.weight": name}
+        else:
+            changes[source] = {source: name}
+    return changes
+
+
+def _changed(lora: Adapter, change: str | Tensor | None, tensor: Tensor) -> Tensor:
+    if isinstance(change, Tensor):
+        return change.to(tensor.dtype)
+    if change is None:
+        return tensor
+    module = lora.modules[change]
+    merged = torch.addmm(tensor.float(), module.b.float(), module.a.float(), alpha=module.scaling)
+    return merged.to(tensor.dtype)
+
+
+def _config(lora: Adapter, model: Checkpoint) -> dict[str, Any]:
+    """The model's config.json, with what the export changed in it; what a former quantisation left there goes."""
+    config = copy.deepcopy(model.config)
+    config.pop("quantization_config", None)
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else None
+    if any(inner(name) == HEAD for name in lora.modules):
+        for part in filter(None, (config, text)):
+            part["tie_word_embeddings"] = False
+    for tensor in lora.embeddings.values():
+        (config if text is None else text)["vocab_size"] = len(tensor)
+    return config
 
 
 def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) -> str:
@@ -88,17 +129,6 @@ def push_to_hub(folder: str | Path, repository: str, *, private: bool = True) ->
         raise UserError(
             f"cannot push to {repository}: {first_line(error)}; log in with `hf auth login`, check the name"
         ) from None
-
-
-def _merged(lora: Adapter, name: str, weight: Tensor) -> Tensor:
-    module = lora.modules[name]
-    if tuple(weight.shape) != (module.b.shape[0], module.a.shape[1]):
-        raise UserError(
-            f"{name} is {tuple(weight.shape)} in the model but the adapter is for "
-            f"{(module.b.shape[0], module.a.shape[1])}; give the model that the adapter was trained on"
-        )
-    merged = torch.addmm(weight.float(), module.b.float(), module.a.float(), alpha=module.scaling)
-    return merged.to(weight.dtype)
 
 
 def _shard_names(files: list[str]) -> dict[str, str]:

@@ -107,6 +107,40 @@ def file(repo: Repo, name: str, *, missing_ok: bool = False) -> Path | None:
         raise explained(error, repo, name) from error
 
 
+def exists(repo: Repo, name: str) -> bool:
+    """Whether a repository has that file: as the hub's cache knows it, else as the hub says; no if neither can tell."""
+    import huggingface_hub
+
+    known = huggingface_hub.try_to_load_from_cache(repo.id, name, repo_type=repo.kind, revision=repo.revision)
+    if known is not None:
+        return isinstance(known, str)
+    try:
+        return bool(
+            huggingface_hub.HfApi().file_exists(repo.id, name, repo_type=repo.kind, revision=repo.revision)
+        )
+    except (
+        Exception
+    ):  # the hub's and httpx's errors have no base in common; what must be had is fetched, and says why not
+        return False
+
+
+def other_names(repo: Repo) -> set[str]:
+    """The ids under which the hub knows the same model: today's, if it was renamed, and what it is a quantisation of.
+
+    Empty if the hub cannot be asked.
+    """
+    import huggingface_hub
+
+    if not reachable():
+        return set()
+    try:
+        found = huggingface_hub.HfApi().model_info(repo.id)
+    except Exception:  # as above
+        return set()
+    mark = "base_model:quantized:"
+    return {found.id} | {tag.removeprefix(mark) for tag in found.tags or () if tag.startswith(mark)}
+
+
 def snapshot(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ()) -> Path:
     """A folder of the files that match the patterns, in the hub's cache and as the hub has them; its name is the commit.
 

@@ -13,6 +13,7 @@ from safemerge import subspace
 from safemerge.adapters import Adapter, Lora, load_adapter
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
+from safemerge.fit import check_shape, fitted
 from safemerge.table import ModuleRow, kind_of, layer_of
 
 Progress = Callable[[int, int, str], None]  # (modules done, modules in all, the one just done)
@@ -30,16 +31,16 @@ def similarity_table(
     adapter: str | Path | Adapter,
     device: str = "cpu",
     progress: Progress | None = None,
+    same_model: bool = False,
 ) -> list[ModuleRow]:
     """rho, its null and norms for each module of the adapter, in execution order.
 
     Reads only the adapted modules' weights, one pair at a time. UserError if the adapter is not plain LoRA,
     if it was trained on another model, or if a weight is missing, quantised, of another shape, NaN or
-    infinite.
+    infinite. same_model: as in `identity.check_base`.
     """
-    lora = load_adapter(adapter)
     models = open_checkpoint(base), open_checkpoint(aligned)
-    check_base(lora, *models)
+    lora = fitted(load_adapter(adapter), *models, same_model=same_model)
     rows = []
     check_device(device)
     for name, module in lora.modules.items():
@@ -100,45 +101,4 @@ def check_shapes(name: str, lora: Lora, aligned: Tensor, base: Tensor) -> None:
             f"{name} is {tuple(aligned.shape)} in the aligned model and {tuple(base.shape)} in the base; "
             "they must be the same architecture"
         )
-    expected = (lora.b.shape[0], lora.a.shape[1])
-    if tuple(aligned.shape) != expected:
-        raise UserError(
-            f"{name} is {tuple(aligned.shape)} in the model but the adapter is for {expected}; "
-            "give the model that the adapter was trained on"
-        )
-
-
-def check_base(adapter: Adapter, base: Checkpoint, aligned: Checkpoint) -> None:
-    """UserError if the adapter says it was trained on another model than the aligned one.
-
-    Names are compared, and where both are folders, the first adapted weight. A folder that is gone, or a hub
-    id against a folder, cannot be compared and passes; shapes are checked in any case.
-    """
-    trained_on = adapter.base
-    if not trained_on or _same(trained_on, aligned.reference):
-        return
-    remedy = f"but --aligned is {aligned.reference}; give the model it was trained on"
-    if Path(trained_on).is_dir():
-        name = next(iter(adapter.modules))
-        theirs, ours = Checkpoint(trained_on).weight(name), aligned.weight(name)
-        if theirs.shape == ours.shape and torch.equal(theirs, ours.to(theirs.dtype)):
-            return
-        raise UserError(f"{adapter.source} was trained on {trained_on}, {remedy}")
-    if _same(trained_on, base.reference):
-        raise UserError(f"{adapter.source} was trained on the base model {trained_on}, {remedy}")
-    is_hub = not Path(aligned.reference).is_dir() and looks_like_hub_id(trained_on)
-    if is_hub:
-        raise UserError(f"{adapter.source} was trained on {trained_on}, {remedy}")
-
-
-def looks_like_hub_id(reference: str) -> bool:
-    """True for what looks like a hub id, org/name."""
-    return reference.count("/") == 1 and not reference.startswith((".", "/", "~"))
-
-
-def _same(left: str, right: str) -> bool:
-    def plain(reference: str) -> str:
-        path = Path(reference).expanduser()
-        return str(path.resolve()) if path.is_dir() else reference.rsplit("@", 1)[0].rstrip("/").lower()
-
-    return plain(left) == plain(right)
+    check_shape(name, (lora.b.shape[0], lora.a.shape[1]), aligned)

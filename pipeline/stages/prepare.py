@@ -28,11 +28,13 @@ from pipeline.unkeyed import Folder, Origin
 from pipeline.worker import Job
 from safemerge import hub, hub_model
 from safemerge.errors import UserError
+from safemerge.files import weight_map
 
 
 def from_hub(settings: HubModel, output: Path) -> None:
     """Fetch a pinned snapshot into the hub's cache and write down where it is and which commit it was."""
     path = hub_model.fetched(hub.Repo(settings.id, settings.revision))
+    weight_map(str(path))  # two sets of weights are refused now, and not after the training
     (output / MODEL).write_text(json.dumps({"path": str(path), "id": settings.id, "commit": path.name}))
 
 

@@ -14,9 +14,9 @@ from hydra import initialize_config_dir
 from data.catalogue import KNOWN
 from data.dataset import BUNDLED_ROOT
 from pipeline import answers, plan
-from pipeline.store import External, Store
+from pipeline.store import External, Step, Store
 from safemerge.errors import UserError
-from tests.planning import experiment
+from tests.planning import experiment, with_similarity
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -199,6 +199,23 @@ def test_an_adapter_of_your_own_replaces_training(tmp_path: Path) -> None:
     same = experiment(f"task_adapter={adapter_folder(tmp_path / 'copy')}")
     other = experiment(f"task_adapter={adapter_folder(tmp_path / 'other', b'x')}")
     assert x.similarity.key == same.similarity.key != other.similarity.key
+
+
+def test_an_adapter_of_your_own_is_served_in_our_spelling(tmp_path: Path) -> None:
+    """As a step of its own, since engines read PEFT's names; compared with the models, as every merge of it is."""
+    folder = adapter_folder(tmp_path / "mine")
+    x = experiment(f"task_adapter={folder}", "method.safemerge.tau=1", "method.safelora.tau=0.05")
+    by_method = {c.point.method: c for c in with_similarity(x, Store(tmp_path / "store"), [0.1, 0.4])}
+    served = by_method["finetuned"].adapter
+    assert isinstance(served, Step) and served.stage == "merge" and served.settings["selected"] == []
+    assert served.settings["repair"]["kind"] == "keep" and served.inputs["task"] == x.adapters["task"]
+    assert by_method["safelora"].adapter.key == served.key, "nothing is selected"
+    assert set(served.inputs) == {"task", "base", "aligned"}
+    assert set(by_method["safemerge"].adapter.inputs) == {"task", "safety", "base", "aligned"}
+    theirs = experiment(f"safety_adapter={folder}", "method.safemerge.tau=1")
+    found = {c.point.method: c for c in with_similarity(theirs, Store(tmp_path / "other"), [0.1, 0.4])}
+    assert set(found["safemerge"].adapter.inputs) == {"task", "safety", "base", "aligned"}
+    assert found["finetuned"].adapter is theirs.adapters["task"]
 
 
 def test_a_missing_adapter_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from pipeline.config import check
 from pipeline.store import Store
 from safemerge import hub
 from safemerge.errors import UserError
+from tests.pico import save_pair, write_lora
 from tests.planning import fill
+from tests.unit.foreign import configured, with_stale_index
 
 USAGE = type(shutil.disk_usage("/"))
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -207,12 +209,7 @@ def test_memory_grows_with_the_model() -> None:
 
 def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
     """Found before the training of the other adapter, not after it."""
-    adapter = tmp_path / "mine"
-    adapter.mkdir()
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    (adapter / "adapter_config.json").write_text(
-        '{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}'
-    )
+    adapter = write_lora(tmp_path / "mine", rank=4)
 
     def required(*overrides: str) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -239,3 +236,47 @@ def test_rows_in_a_cache_need_no_network(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("data.loading.at_hand", lambda *_, **__: True)
     monkeypatch.setattr("safemerge.hub_model.cached", lambda _: True)
     assert preflight.missing(x, store) == []
+
+
+def own(base: Path, aligned: Path) -> list[str]:
+    """The overrides that put folders in the place of the model's two members."""
+    return [text for role, path in (("base", base), ("aligned", aligned))
+            for text in (f"~model.{role}", f"+model.{role}={{kind:local,path:{path}}}")]  # fmt: skip
+
+
+def test_an_adapter_of_another_model_is_refused_before_the_training(tmp_path: Path) -> None:
+    """As the task or the safety adapter: by name while the models are on the hub, by weights once they are here."""
+    good = write_lora(tmp_path / "good", base="HuggingFaceTB/SmolLM2-135M-Instruct")
+    others = {
+        "was trained on the base model": write_lora(tmp_path / "base", base="unsloth/SmolLM2-135M-bnb-4bit"),
+        "was trained on mistralai/x": write_lora(tmp_path / "other", base="mistralai/x"),
+        "has rank_pattern|rank_pattern=": configured(
+            write_lora(tmp_path / "malformed"), rank_pattern={"*": 4}
+        ),
+        "is a LOKR adapter": configured(write_lora(tmp_path / "lokr"), peft_type="LOKR"),
+    }
+
+    def required(*overrides: str) -> None:
+        preflight.own_adapters(experiment("smollm2-135m-hub", *overrides), Store(tmp_path / "store"))
+
+    required(f"task_adapter={good}", f"safety_adapter={good}")
+    for message, its in others.items():
+        for role, other in (("task", "safety"), ("safety", "task")):
+            with pytest.raises(UserError, match=message):
+                required(f"{role}_adapter={its}", f"{other}_adapter={good}")
+    base, aligned = save_pair(tmp_path)
+    local = own(base, aligned)
+    required(*local, f"task_adapter={write_lora(tmp_path / 'fits', base=str(aligned))}")
+    with pytest.raises(UserError, match="was trained on the base model"):
+        required(*local, f"safety_adapter={write_lora(tmp_path / 'on base', base=str(base))}")
+
+
+def test_two_sets_of_weights_are_refused_before_the_training(tmp_path: Path) -> None:
+    for shards, message in (
+        (True, "holds two sets of weights"),
+        (False, "whose shards are gone, with which vLLM fails"),
+    ):
+        base, aligned = save_pair(tmp_path / str(shards))
+        with_stale_index(aligned, shards=shards)
+        with pytest.raises(UserError, match=message):
+            preflight.own_models(experiment("smollm2-135m-hub", *own(base, aligned)))
