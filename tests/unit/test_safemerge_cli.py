@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from safemerge import read_table
-from safemerge.cli import METHODS, build_parser, build_point, main
+from safemerge.cli import main
+from safemerge.options import METHODS, build_parser, build_point
 from tests.conftest import Pico
 from tests.pico import deltas
 
