@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import safemerge
 from tests.pico import build_model
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -88,3 +90,35 @@ class FakeHub:
 
     def snapshot(self, name: str, **_: Any) -> str:
         return str(self.folders[name])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base and an aligned model, folders or hub ids."""
+
+    base: Path | str
+    aligned: Path | str
+
+
+def repaired(
+    pair: Pair, output: Path, task: Path | str, safety: Path | str, **options: Any
+) -> safemerge.Repaired:
+    """All modules blended half and half."""
+    return safemerge.repair(base=pair.base, aligned=pair.aligned, task_adapter=task, safety_adapter=safety,
+                            output=output, tau=2.0, alpha=0.5, **options)  # fmt: skip
+
+
+def written(file: str, content: bytes, without: str = "") -> Callable[[Path], Path]:
+    def change(folder: Path) -> Path:
+        (folder / file).write_bytes(content)
+        if without:
+            (folder / without).unlink()
+        return folder
+
+    return change
+
+
+def vocabulary(folder: Path, tokens: list[str], added: Mapping[str, int] | None = None) -> None:
+    found = {"model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}},
+             "added_tokens": [{"content": token, "id": i} for token, i in (added or {}).items()]}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(found))

@@ -1,49 +1,38 @@
-"""Adapters as people have them: what means a plain LoRA is read as PEFT would, what does not is named in one line."""
+"""Adapters as other tools spell them: what means a plain LoRA is read as PEFT would read it."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import safemerge
 from evaluation.engine import adapter_rank
-from safemerge import Checkpoint, load_adapter
+from safemerge import load_adapter
 from safemerge.errors import UserError
-from safemerge.fit import fitted
 from tests.pico import HIDDEN, VOCAB, deltas, modules, save_pair, write_lora
-from tests.unit.foreign import LFS, FakeHub, P, Q, configured, copied, rekeyed, rewritten
-
-CHAT, BASE = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B"
-
-
-@dataclass(frozen=True)
-class Pair:
-    base: Path
-    aligned: Path
+from tests.unit.foreign import (
+    P,
+    Pair,
+    Q,
+    configured,
+    copied,
+    rekeyed,
+    repaired,
+    rewritten,
+    vocabulary,
+)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(*save_pair(tmp_path_factory.mktemp("pair")))
 
-
-def repaired(
-    pair: Any, output: Path, task: Path | str, safety: Path | str, **options: Any
-) -> safemerge.Repaired:
-    """All modules blended half and half."""
-    return safemerge.repair(base=pair.base, aligned=pair.aligned, task_adapter=task, safety_adapter=safety,
-                            output=output, tau=2.0, alpha=0.5, **options)  # fmt: skip
-
-
-# --- keys -------------------------------------------------------------------------------------------------------------
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "torch.compile around the model": lambda k: k.replace(P, f"{P}_orig_mod."),
@@ -135,131 +124,6 @@ def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
         load_adapter(rewritten(write_lora(tmp_path / "lora"), doubled))
 
 
-# --- which model ------------------------------------------------------------------------------------------------------
-
-# What an adapter records, and what comes of it as a task and as a safety adapter for CHAT: a note, or a refusal.
-RECORDED = {
-    "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit": ("by its name a copy", None),
-    "unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit": ("by its name a copy", None),
-    "NousResearch/Meta-Llama-3.1-8B-Instruct": ("by its name a copy", None),
-    "meta-llama/Meta-Llama-3.1-8B-Instruct": ("by its name a copy", None),
-    "mlx-community/Llama-3.1-8B-Instruct-8bit": ("by its name a copy", None),
-    "/content/gone/llama-3.1-8b-instruct": ("by its name a copy", None),
-    "old-owner/renamed": ("by what the hub says of it", None),
-    "someone/my-awq": ("by what the hub says of it", None),
-    "/content/gone/model": ("cannot be told by name", None),
-    f"{CHAT}@main": (None, None),
-    "mistralai/Mistral-7B-Instruct-v0.3": (None, "was trained on mistralai/.*--same-model"),
-    "meta-llama/Llama-3.2-3B-Instruct": (None, "was trained on meta-llama/Llama-3.2"),
-    BASE: (None, f"was trained on the base model {BASE}"),
-    "unsloth/Meta-Llama-3.1-8B-bnb-4bit": (
-        None,
-        "was trained on the base model unsloth/Meta-Llama-3.1-8B-bnb-4bit",
-    ),
-    "someone/base-awq": (None, "was trained on the base model someone/base-awq"),
-}
-KNOWN = {
-    "old-owner__renamed": {CHAT},
-    "someone__my-awq": {"someone/my-awq", CHAT},
-    "someone__base-awq": {BASE},
-}
-
-
-@pytest.fixture
-def on_hub(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    return FakeHub(monkeypatch, {BASE: pair.base, CHAT: pair.aligned}, **KNOWN)
-
-
-@pytest.mark.parametrize("role", ["task", "safety"])
-@pytest.mark.parametrize("recorded", RECORDED)
-def test_the_recorded_model_is_compared_by_name(
-    on_hub: FakeHub, tmp_path: Path, recorded: str, role: str
-) -> None:
-    note, refusal = RECORDED[recorded]
-    odd = write_lora(tmp_path / "odd", base=recorded, shapes={Q: (HIDDEN, HIDDEN)})
-    good = write_lora(tmp_path / "good", base=CHAT, shapes={Q: (HIDDEN, HIDDEN)})
-    adapters = (odd, good) if role == "task" else (good, odd)
-    if refusal:
-        with pytest.raises(UserError, match=refusal):
-            repaired(Pair(BASE, CHAT), tmp_path / "out", *adapters)
-        assert not (tmp_path / "out").exists()
-        notes = repaired(Pair(BASE, CHAT), tmp_path / "out", *adapters, same_model=True).notes
-        assert len(notes) == 1 and "as you say" in notes[0]
-        return
-    notes = repaired(Pair(BASE, CHAT), tmp_path / "out", *adapters).notes
-    assert (len(notes) == 1 and note in notes[0] and "only its shapes" in notes[0]) if note else notes == []
-
-
-@pytest.mark.parametrize("role", ["task", "safety"])
-def test_a_recorded_folder_is_compared_by_weights(pair: Pair, tmp_path: Path, role: str) -> None:
-    """The base and another model are refused, a copy in another precision is taken, a 4-bit one leaves a note."""
-    good = write_lora(tmp_path / "good", base=str(pair.aligned))
-    half = rewritten(
-        copied(pair.aligned, tmp_path / "half"),
-        lambda t: {k: v.half() for k, v in t.items()},
-        "model.safetensors",
-    )
-    four = copied(pair.aligned, tmp_path / "chat-bnb-4bit")
-    rewritten(
-        four,
-        lambda t: {k: v.to(torch.uint8) if "proj" in k else v for k, v in t.items()},
-        "model.safetensors",
-    )
-    for number, (recorded, said) in enumerate(
-        {
-            pair.base: "the base model",
-            half: None,
-            four: "cannot be told by name; its shapes and the size of its vocab",
-        }.items()
-    ):
-        odd = write_lora(tmp_path / f"odd {number}", base=str(recorded))
-        adapters, out = ((odd, good) if role == "task" else (good, odd)), tmp_path / f"out {number}"
-        if said == "the base model":
-            with pytest.raises(UserError, match=said):
-                repaired(pair, out, *adapters)
-        else:
-            notes = repaired(pair, out, *adapters).notes
-            assert (said in notes[0]) if said else notes == []
-
-
-def vocabulary(folder: Path, tokens: list[str], added: Mapping[str, int] | None = None) -> None:
-    found = {"model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}},
-             "added_tokens": [{"content": token, "id": i} for token, i in (added or {}).items()]}  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(found))
-
-
-def test_a_tokenizer_beside_the_adapter_speaks_against_another_model(pair: Pair, tmp_path: Path) -> None:
-    aligned = copied(pair.aligned, tmp_path / "aligned")
-    vocabulary(aligned, [f"t{i}" for i in range(VOCAB)])
-    lora = write_lora(tmp_path / "lora", base="owner/aligned-bnb-4bit")
-
-    def notes() -> list[str]:
-        models = Checkpoint(pair.base), Checkpoint(aligned)
-        return list(fitted(load_adapter(lora), *models).notes)
-
-    vocabulary(lora, [f"t{i}" for i in range(VOCAB)], {"<pad>": VOCAB})
-    assert "its shapes and its vocabulary were compared" in notes()[0]
-    vocabulary(lora, [f"t{i + 1}" for i in range(VOCAB)])
-    with pytest.raises(
-        UserError, match=r"tokenizer of another model than .*64 of 64 tokens differ, such as 't0'"
-    ):
-        notes()
-
-
-def test_the_command_has_the_flag_and_says_the_note(
-    on_hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from safemerge.cli import main
-
-    task = write_lora(tmp_path / "task", base="someone/else")
-    command = ["inspect", "--base", BASE, "--aligned", CHAT, "--task-adapter", str(task)]
-    assert main(command) == 2 and "--same-model" in capsys.readouterr().err
-    assert main([*command, "--same-model"]) == 0 and "note: " in capsys.readouterr().err
-
-
-# --- ranks, heads, embeddings -----------------------------------------------------------------------------------------
-
-
 def test_the_engine_serves_the_largest_rank_of_a_pattern(tmp_path: Path) -> None:
     lora = write_lora(
         tmp_path / "lora", rank=4, ranks={Q: 16}, rank_pattern={"layers.0.self_attn.q_proj": 16}
@@ -345,187 +209,3 @@ def test_trained_embeddings_are_refused(pair: Pair, tmp_path: Path) -> None:
     task = write_lora(tmp_path / "task", extra={f"{P}model.embed_tokens.weight": weight})
     with pytest.raises(UserError, match=r"carries a whole embed_tokens.*trained too"):
         repaired(pair, tmp_path / "out", task, write_lora(tmp_path / "safety"))
-
-
-# --- where it lies ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("reference", "revision"),
-    [("org/loras/deep/gsm8k", None), ("org/loras/deep/gsm8k@refs/pr/1", "refs/pr/1")],
-)
-def test_a_folder_in_a_repository(
-    on_hub: FakeHub, tmp_path: Path, reference: str, revision: str | None
-) -> None:
-    write_lora(tmp_path / "repo" / "deep" / "gsm8k")
-    on_hub.folders["org/loras"] = tmp_path / "repo"
-    assert Q in load_adapter(reference).modules
-    assert set(on_hub.asked) == {
-        ("org/loras", f"deep/gsm8k/{name}", revision)
-        for name in ("adapter_config.json", "adapter_model.safetensors")
-    }
-
-
-def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
-    on_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "models").mkdir()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no folder models/llama/lora; models is a folder here"):
-        load_adapter("models/llama/lora")
-    assert on_hub.asked == []
-
-
-# --- other kinds, named -----------------------------------------------------------------------------------------------
-
-
-def mlx(folder: Path) -> Path:
-    config = {
-        "fine_tune_type": "lora",
-        "num_layers": 16,
-        "lora_parameters": {"rank": 8, "scale": 20.0},
-        "model": "x/y",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    (folder / "adapter_model.safetensors").rename(folder / "adapters.safetensors")
-    return folder
-
-
-def keyed(a: str, b: str) -> Callable[[Path], Path]:
-    return lambda folder: rekeyed(folder, lambda k: k.replace("lora_A.weight", a).replace("lora_B.weight", b))
-
-
-def moved_into(name: str) -> Callable[[Path], Path]:
-    def change(folder: Path) -> Path:
-        inside = folder / name
-        inside.mkdir()
-        for file in list(folder.glob("adapter_*")):
-            file.rename(inside / file.name)
-        return folder
-
-    return change
-
-
-def written(file: str, content: bytes, without: str = "") -> Callable[[Path], Path]:
-    def change(folder: Path) -> Path:
-        (folder / file).write_bytes(content)
-        if without:
-            (folder / without).unlink()
-        return folder
-
-    return change
-
-
-KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "MLX": (mlx, "is an MLX adapter"),
-    "MLX keys": (keyed("lora_a", "lora_b"), r"\(MLX\)"),
-    "LyCORIS LoKr keys": (keyed("lokr_w1", "lokr_w2"), r"\(LoKr, as LyCORIS"),
-    "LyCORIS LoHa keys": (keyed("hada_w1_a", "hada_w1_b"), r"\(LoHa, as LyCORIS"),
-    "kohya keys": (keyed("lora_down.weight", "lora_up.weight"), r"\(kohya"),
-    "no peft_type": (lambda f: configured(f, peft_type=...), "has no peft_type"),
-    "weights alone": (written("x", b"", "adapter_config.json"), "has no adapter_config.json; copy it too"),
-    "a whole model": (lambda f: copied(f.parent / "aligned", f / "model"), "it is a whole model"),
-    "a trainer's folder": (moved_into("checkpoint-500"), "give one of the adapters in it: checkpoint-500"),
-    "a pointer": (
-        written("adapter_model.safetensors", LFS),
-        "model.safetensors is a git-lfs pointer.*git lfs pull",
-    ),
-    "a config's pointer": (written("adapter_config.json", LFS), "adapter_config.json is a git-lfs pointer"),
-    "a .bin pointer": (
-        written("adapter_model.bin", LFS, "adapter_model.safetensors"),
-        "adapter_model.bin is a git-lfs pointer",
-    ),
-}
-OTHERS = {
-    "LOKR": "LoKr: Kronecker", "LOHA": "LoHa: Hadamard", "IA3": "IA3: it rescales", "ADALORA": "AdaLoRA", "VERA": "VeRA",
-    "PREFIX_TUNING": "prefix tuning: it adds", "PROMPT_TUNING": "prompt tuning", "P_TUNING": "p-tuning", "OFT": "OFT",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_methods_of_peft_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"is a {name} adapter \({OTHERS[name]}"):
-        load_adapter(configured(write_lora(tmp_path / "lora"), peft_type=name))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_kinds_are_named(pair: Pair, tmp_path: Path, kind: str) -> None:
-    change, message = KINDS[kind]
-    copied(pair.aligned, tmp_path / "aligned")
-    with pytest.raises(UserError, match=message) as error:
-        load_adapter(change(write_lora(tmp_path / "lora")))
-    assert "\n" not in str(error.value)
-
-
-# --- malformed configs ------------------------------------------------------------------------------------------------
-
-WHOLE, NUMBER, PATTERNS = (
-    "not a whole number above 0",
-    "not a number",
-    "not an object of patterns and numbers",
-)
-CONFIGS: list[tuple[dict[str, Any], str]] = [
-    *(({"r": value}, rf"r={re.escape(repr(value))} .* is {WHOLE}") for value in (None, "4", "x", 0, -4, 4.0, True, [4])),
-    *(({"lora_alpha": value}, NUMBER) for value in (None, "8", float("nan"), float("inf"), 10**400, [8], False)),
-    *(({name: value}, PATTERNS) for name in ("rank_pattern", "alpha_pattern") for value in ([], [4], "q_proj", 4)),
-    ({"rank_pattern": {"*.q_proj": 4}}, r"rank_pattern='\*\.q_proj' .* is not a regular expression .*such as \.\*q_proj"),
-    ({"alpha_pattern": {"(": 4}}, "not a regular expression"),
-    ({"rank_pattern": {"q_proj": None}}, rf"rank_pattern q_proj=None .* is {WHOLE}"),
-    ({"alpha_pattern": {"q_proj": "8"}}, rf"alpha_pattern q_proj='8' .* is {NUMBER}"),
-    ({"peft_type": ["LORA"]}, r"is a \['LORA'\] adapter"),
-    ({"peft_type": {"a": 1}}, "is a .* adapter"),
-    *(({"base_model_name_or_path": its}, "not a model's name") for its in (3, ["x"], {}, "a\0", "\x1b[2J", "x" * 5000)),
-    ({"bias": ["none"]}, r"bias=\['none'\]"),
-    ({"bias": None}, "bias=None"),
-    ({"init_lora_weights": [1]}, "init_lora_weights=.* is not a name, true or false"),
-    ({"use_rslora": "yes"}, "use_rslora='yes' .* is not true or false"),
-    ({"modules_to_save": "x" * 1000}, r"modules_to_save=x+\.\.\.: "),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"), CONFIGS, ids=[str(settings)[:40] for settings, _ in CONFIGS]
-)
-def test_malformed_settings_are_one_line(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        load_adapter(configured(write_lora(tmp_path / "lora", shapes={Q: (HIDDEN, HIDDEN)}), **settings))
-    assert len(str(error.value)) < 400 and str(error.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"\0" * 9, b"[]", b"null", b"[" * 100_000, '{"r": 4}'.encode("utf-16")], ids=str
-)
-def test_files_that_are_no_config_are_one_line(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(UserError, match=r"adapter_config\.json") as error:
-        load_adapter(written("adapter_config.json", content)(write_lora(tmp_path / "lora")))
-    assert "\n" not in str(error.value)
-
-
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora")
-    content = (lora / "adapter_config.json").read_bytes()
-    assert Q in load_adapter(written("adapter_config.json", b"\xef\xbb\xbf" + content)(lora)).modules
-
-
-def test_null_settings_are_those_that_are_left_out(tmp_path: Path) -> None:
-    lora = write_lora(
-        tmp_path / "lora",
-        rank_pattern=None,
-        alpha_pattern=None,
-        use_rslora=None,
-        base_model_name_or_path=None,
-    )
-    assert load_adapter(lora).modules[Q].scaling == 2
-
-
-def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
-    lora = write_lora(tmp_path / "lora")
-    tensors = load_file(lora / "adapter_model.safetensors")
-    (lora / "adapter_model.safetensors").unlink()
-    for content in ([1], {"state_dict": tensors}, {1: torch.ones(2)}):
-        torch.save(content, lora / "adapter_model.bin")
-        with pytest.raises(UserError, match="holds something else than tensors by name"):
-            load_adapter(lora)
-    torch.save(tensors, lora / "adapter_model.bin", _use_new_zipfile_serialization=False)
-    assert torch.equal(load_adapter(lora).modules[Q].a, tensors[f"{P}{Q}.lora_A.weight"])
-    save_file(tensors, lora / "adapter_model.safetensors")
