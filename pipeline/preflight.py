@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ from pipeline.stage_settings import BenchmarkItems, TrainingRows, of_prepare
 from pipeline.store import External, Step, Store
 from safemerge import hub, hub_model
 from safemerge.errors import UserError
-from safemerge.files import BIN_INDEX, BIN_SINGLE, INDEX, SINGLE, is_folder, weight_map
+from safemerge.files import BIN_INDEX, BIN_SINGLE, INDEX, SINGLE, is_folder, read_json, weight_map
+from safemerge.peft_config import RANK
 
 #: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
 TRAIN_GIB, SERVE_GIB, OVERHEAD_GIB = 2.4, 2.1, 3.0
@@ -178,10 +178,7 @@ def declared_rank(x: Experiment, role: str) -> int:
     source = x.adapters[role]
     if not isinstance(source, External):
         return int(x.config.train.lora.r)
-    try:
-        return int(json.loads((source.path / ADAPTER).read_text())["r"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{source.path}/adapter_config.json declares no rank r: is it a LoRA?") from error
+    return int(read_json(source.path / ADAPTER).get("r", RANK))
 
 
 def equal_ranks(x: Experiment) -> None:

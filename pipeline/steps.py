@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from pipeline.stage_settings import (
 from pipeline.store import External, Step
 from pipeline.unkeyed import NOTHING, Folder, Origin, Share
 from safemerge.errors import UserError
+from safemerge.files import read_json
+from safemerge.peft_config import check_config
 
 #: TRL's names of the two arguments whose product is the batch.
 PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -155,7 +156,7 @@ def external(name: str, path: str | None) -> External | None:
     """An adapter of the user's own in place of a trained one; None without a path.
 
     Raises:
-        UserError: no PEFT adapter in that folder.
+        UserError: no LoRA of PEFT's in that folder, or one that cannot be merged.
     """
     if path is None:
         return None
@@ -165,16 +166,9 @@ def external(name: str, path: str | None) -> External | None:
             f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder"
         )
     try:
-        declared = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{name}={path}: {ADAPTER} cannot be read ({error}); save the adapter again"
-        ) from error
-    if not isinstance(declared, dict) or declared.get("peft_type") != "LORA":
-        kind = declared.get("peft_type") if isinstance(declared, dict) else type(declared).__name__
-        raise UserError(
-            f"{name}={path}: {ADAPTER} declares {kind}, not LORA; only LoRA adapters can be merged"
-        )
+        check_config(f"{name}={path}", read_json(folder / ADAPTER))
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith(name) else f"{name}={path}: {error}") from error
     if not any((folder / file).is_file() for file in ("adapter_model.safetensors", "adapter_model.bin")):
         raise UserError(
             f"{name}={path}: no adapter_model.safetensors there; was the adapter saved after training?"

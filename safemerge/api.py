@@ -17,7 +17,7 @@ from safemerge.adapters import Adapter, load_adapter
 from safemerge.apply import repair_adapter
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
-from safemerge.fit import fitted
+from safemerge.fit import fitted, renamed
 from safemerge.full_models import FullModel, check_safety, open_full, similarity_of_model
 from safemerge.full_output import check_output
 from safemerge.measure import Progress, open_checkpoint, similarity_table
@@ -187,6 +187,7 @@ def repair(
     task = _task(task_adapter, task_model, lm_head, models, same_model)
     safety = _safety(safety_adapter, safety_model, models, same_model) if chosen.needs_safety else None
     if isinstance(task, FullModel):
+        safety = renamed(safety, task.modules) if isinstance(safety, Adapter) else safety
         _check_full(task, safety, chosen, models, Path(output), dtype)
     elif isinstance(safety, Checkpoint):
         raise UserError(f"the safety model {safety.reference} goes with a task model; give a safety adapter")

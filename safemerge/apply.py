@@ -20,7 +20,7 @@ from safemerge.checkpoints import Checkpoint
 from safemerge.effective import middle
 from safemerge.errors import UserError
 from safemerge.files import companions
-from safemerge.fit import fitted, like
+from safemerge.fit import fitted, renamed
 from safemerge.measure import open_checkpoint
 from safemerge.selection import Repair
 from safemerge.table import ModuleRow, write_table
@@ -63,7 +63,7 @@ def repair_adapter(
         theirs = theirs and fitted(theirs, *models)
     else:
         models = None
-    theirs = theirs and like(theirs, ours)
+    theirs = theirs and renamed(theirs, ours.modules)
     _check(ours, theirs, selected, repair, models)
     target = Path(output)
     info: dict[str, Any] = {

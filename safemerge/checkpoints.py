@@ -48,8 +48,9 @@ class Checkpoint:
     def shards(self) -> dict[str, str]:
         """Tensor name -> file name. UserError if the weights are quantised: W_aligned - W_base needs plain ones.
 
-        config.json is not asked: a `quantization_config` is also left over in checkpoints that were made 16-bit again.
+        Not if config.json says so: a `quantization_config` is also left over in checkpoints that were made 16-bit again.
         """
+        _ = self.config  # a malformed one is named before any weights are fetched
         single, found = weight_map(self.reference)
         if single is not None:
             path = fetch(self.reference, single)

@@ -97,7 +97,7 @@ def _say_result(found: Repaired) -> None:
     if found.rounding is not None:
         print(f"rounding to the stored dtype changed the repaired updates by {found.rounding:.2g} (median)")
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {visible(note)}", file=sys.stderr)
     print(f"{'model' if found.rank is None else 'adapter'}: {found.output}")
 
 
@@ -128,7 +128,7 @@ def _inspect(options: argparse.Namespace) -> None:
     show_histogram(found.rows)
     show_counts(found.rows, list(found.merged))
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {visible(note)}", file=sys.stderr)
 
 
 def _as_json(found: Inspection) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -31,14 +31,14 @@ def fitted(
     for name, module in adapter.modules.items():
         check_shape(name, (module.b.shape[0], module.a.shape[1]), aligned.weight(name))
     embeddings, more = _embeddings(adapter, aligned)
-    renamed = {_name_in(aligned, name): module for name, module in adapter.modules.items()}
-    if len(renamed) < len(adapter.modules):
+    modules = {_name_in(aligned, name): module for name, module in adapter.modules.items()}
+    if len(modules) < len(adapter.modules):
         raise UserError(
             f"{adapter.source} has two LoRAs for one module of {aligned.reference}; save it again"
         )
     return replace(
         adapter,
-        modules=renamed,
+        modules=modules,
         embeddings=embeddings,
         fitted_to=aligned.reference,
         notes=(*adapter.notes, *notes, *more),
@@ -54,9 +54,9 @@ def check_shape(name: str, expected: tuple[int, int], weight: Tensor) -> None:
         )
 
 
-def like(adapter: Adapter, other: Adapter) -> Adapter:
-    """The adapter with its modules called as the other's are, where only what comes before `layers` differs."""
-    names = {inner(name): name for name in other.modules}
+def renamed(adapter: Adapter, like: Iterable[str]) -> Adapter:
+    """The adapter with its modules called as those names are, where only what comes before `layers` differs."""
+    names = {inner(name): name for name in like}
     return replace(adapter, modules={names.get(inner(n), n): module for n, module in adapter.modules.items()})
 
 

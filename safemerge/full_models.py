@@ -15,7 +15,8 @@ from safemerge import full_update, subspace
 from safemerge.adapters import Adapter
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
-from safemerge.measure import Progress, check_base, check_device, open_checkpoint
+from safemerge.fit import fitted
+from safemerge.measure import Progress, check_device, open_checkpoint
 from safemerge.table import ModuleRow, kind_of, layer_of, module_order
 
 HEAD = "lm_head"
@@ -204,7 +205,7 @@ def check_safety(
     if isinstance(safety, Checkpoint):
         check_origin(safety, "safety", base, aligned, list(task.modules))
         return
-    check_base(safety, base, aligned)
+    fitted(safety, base, aligned)
     common = [name for name in safety.modules if name in task.modules]
     if not common:
         raise UserError(

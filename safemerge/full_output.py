@@ -12,14 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from safemerge.checkpoints import INDEX, SINGLE, Checkpoint, fetch
+from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError
-from safemerge.export import COMPANIONS
+from safemerge.files import INDEX, SINGLE, companions, fetch
 from safemerge.full_models import FullModel
-
-# Weights, in whatever format, and what a trainer leaves beside them; our own files are written anew.
-_WEIGHTS = r".*\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx)|.*\.index\.json"
-_LEFT_OUT = re.compile(rf"{_WEIGHTS}|README\.md|similarity\.csv")
 
 
 def check_output(output: Path, task: FullModel, inputs: Sequence[str]) -> None:
@@ -54,21 +50,13 @@ def copy_files(model: Checkpoint, folder: Path) -> None:
     files = shards(model)
     for name, path in files.items():
         shutil.copyfile(path, folder / name)
-    for path in _companions(model, sharded=list(files) != [SINGLE]):
-        shutil.copyfile(path, folder / path.name)
-
-
-def _companions(model: Checkpoint, sharded: bool) -> list[Path]:
-    """What else the folder holds and loading may need: config, tokenizer, the model's own code; the index of its shards."""
-    folder = Path(model.reference).expanduser()
-    if folder.is_dir():
-        paths = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        found = [path for path in paths if not _LEFT_OUT.fullmatch(path.name)]
-    else:
-        fetched = (fetch(model.reference, name, missing_ok=True) for name in COMPANIONS)
-        found = [path for path in fetched if path is not None]
-    index = fetch(model.reference, INDEX, missing_ok=True) if sharded else None
-    return found + ([index] if index else [])
+    beside = companions(model.reference)
+    if list(files) != [SINGLE]:
+        index = fetch(model.reference, INDEX, missing_ok=True)
+        beside |= {INDEX: index} if index else {}
+    for name, path in beside.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
 def write_over(folder: Path, model: Checkpoint, tensors: Mapping[str, Iterable[Tensor]]) -> None:

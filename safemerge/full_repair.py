@@ -17,8 +17,9 @@ from safemerge import arithmetic, full_update
 from safemerge.adapters import Adapter
 from safemerge.apply import complete_folder
 from safemerge.card import Source, write_card
-from safemerge.checkpoints import Checkpoint, split_reference
+from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError, first_line
+from safemerge.files import split_reference
 from safemerge.full_models import FullModel, moved, pair
 from safemerge.full_output import copy_files, untouched, write_over
 from safemerge.selection import Repair
@@ -205,7 +206,7 @@ def _notes(
     without_subspace: Sequence[str],
     changed: Sequence[str],
 ) -> list[str]:
-    notes = []
+    notes = list(safety.notes) if isinstance(safety, Adapter) else []
     if changed:
         notes.append(
             f"fine-tuning also changed what is not measured ({', '.join(changed)}): kept as fine-tuned"

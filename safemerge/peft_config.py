@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safemerge.errors import UserError
+from safemerge.screening import visible
 
 CONFIG = "adapter_config.json"
 # PEFT's defaults, for configs that leave them out.
@@ -166,5 +167,5 @@ def _wrong(source: str, name: str, value: Any, kind: str) -> UserError:
 def _shown(value: Any) -> str:
     """A value as it is, a text without quotes, cut to a length that a line has room for."""
     text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = visible(text)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -8,8 +8,8 @@ import re
 #: Names of environment variables whose values are secrets.
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
 _SHORTEST = 8  # characters: a shorter value may be a word of any text
-#: C0 and C1 control characters but tab and line feed, and those that turn the direction of what follows.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+#: C0 and C1 control characters but tab and line feed, those that turn the direction of what follows, halves of a character.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def hidden(text: str, *more: str) -> str:

@@ -52,11 +52,11 @@ ADAPTERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a file": (lambda at: (at.write_text("x"), at)[1], "adapter_config.json is missing"),
     "nowhere": (lambda at: at, "adapter_config.json is missing"),
     "a loop": (lambda at: (at.symlink_to(at), at)[1], "adapter_config.json is missing"),
-    "config cut": (lambda at: _adapter(at, b'{"peft_type": "LO'), "cannot be read"),
-    "config not UTF-8": (lambda at: _adapter(at, b'{"peft_type": "\xe9"}'), "cannot be read"),
-    "config too deep": (lambda at: _adapter(at, b"[" * 100_000), "cannot be read"),
-    "config a list": (lambda at: _adapter(at, [1]), "declares list"),
-    "another kind": (lambda at: _adapter(at, {"peft_type": "LOKR"}), "declares LOKR"),
+    "config cut": (lambda at: _adapter(at, b'{"peft_type": "LO'), "cannot read"),
+    "config not UTF-8": (lambda at: _adapter(at, b'{"peft_type": "\xe9"}'), "cannot read"),
+    "config too deep": (lambda at: _adapter(at, b"[" * 100_000), "cannot read"),
+    "config a list": (lambda at: _adapter(at, [1]), "not a list"),
+    "another kind": (lambda at: _adapter(at, {"peft_type": "LOKR"}), "is a LOKR adapter"),
     "steering kind": (lambda at: _adapter(at, {"peft_type": "\x1b[2JX"}), "\\x1b[2JX"),
     "no weights": (lambda at: _adapter(at, LORA, None), "no adapter_model.safetensors"),
 }
@@ -80,7 +80,7 @@ def test_a_rank_that_is_none_is_refused_before_training(
         folder = _adapter(here / f"adapter-{rank!r}", {**LORA, "r": rank})
         config = OmegaConf.merge(composed, {"task_adapter": str(folder)})
         assert isinstance(config, DictConfig)
-        refused(lambda c=config: preflight.require(plan.build(check(c)), Store(here)), capsys, "rank r")  # type: ignore[misc]
+        refused(lambda c=config: preflight.require(plan.build(check(c)), Store(here)), capsys, " r=")  # type: ignore[misc]
 
 
 LOADED: dict[str, tuple[Callable[[Path], Any], str]] = {}

@@ -222,8 +222,8 @@ def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
         required()
     required("train.lora.r=4")
     required("method=[aligned,finetuned,safelora,safemerge]")
-    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": "four"}')
-    with pytest.raises(UserError, match="declares no rank r"):
+    configured(adapter, r="four")
+    with pytest.raises(UserError, match=r"r='four' in its adapter_config\.json is not a whole number"):
         required()
 
 

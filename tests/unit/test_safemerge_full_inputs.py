@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from safemerge import read_table
 from safemerge.cli import main
@@ -118,6 +118,15 @@ def _outside(pair: Pair, folder: Path) -> Path:
     return folder
 
 
+def _quantised(pair: Pair, folder: Path) -> Path:
+    """With the config of a quantised model, and one weight stored as such."""
+    _config({"quantization_config": {"quant_method": "awq"}})(pair, folder)
+    packed = weights(pair.task)
+    packed[UP.replace("weight", "qweight")] = packed.pop(UP).to(torch.int32)
+    save_file(packed, folder / "model.safetensors")
+    return folder
+
+
 def _with(tensor: torch.Tensor | None) -> Callable[[Pair, Path], Path]:
     return lambda pair, folder: change(pair.task, folder, **{UP: tensor})
 
@@ -129,9 +138,9 @@ WRONG = {
     "a pickle": (_pickled, ["pytorch_model.bin", "save it anew as safetensors"]),
     "a path": (_outside, ["../task/model.safetensors"]),
     "gpt2": (_config({"model_type": "gpt2"}), ["gpt2", "Conv1D"]),
-    "quantised": (_config({"quantization_config": {"quant_method": "awq"}}), ["awq"]),
+    "quantised": (_quantised, ["awq", UP.replace("weight", "qweight")]),
     "another shape": (_with(torch.zeros(48, 31)), [UP.removesuffix(".weight"), "(48, 31)", "(48, 32)"]),
-    "integers": (_with(torch.zeros(48, 32, dtype=torch.int32)), ["torch.int32"]),
+    "integers": (_with(torch.zeros(48, 32, dtype=torch.int32)), ["int32"]),
     "NaN": (_with(torch.full((48, 32), torch.nan)), [UP.removesuffix(".weight"), "NaN"]),
     "nothing": (lambda pair, folder: folder, ["no folder"]),
 }
@@ -206,7 +215,7 @@ def test_adapters_beside_models(pair: Pair, tmp_path: Path, capsys: pytest.Captu
     foreign = write_lora(tmp_path / "foreign", alpha=0.05, base=str(pair.base))
     refused(capsys, command(pair, "--safety-adapter", foreign, "--output", out), "trained on", pair.base)
     other = write_lora(tmp_path / "other", shapes={"model.layers.0.mlp.up_proj": (8, 8)})
-    refused(capsys, command(pair, "--safety-adapter", other, "--output", out), "(48, 32)", "8x8")
+    refused(capsys, command(pair, "--safety-adapter", other, "--output", out), "(48, 32)", "(8, 8)")
     some = write_lora(tmp_path / "some", alpha=0.05, shapes={"model.layers.0.mlp.up_proj": (48, 32)})
     assert command(pair, "--safety-adapter", some, "--method", "full", "--output", out) == 0
     said = capsys.readouterr()
