@@ -16,11 +16,11 @@ from pipeline.plan import Experiment, Source
 from pipeline.stage_settings import Merge
 from pipeline.store import External, Step, Store
 from safemerge.errors import UserError
-from safemerge.selection import Point, Repair, resolve_tau, select
+from safemerge.selection import Point, resolve_tau, select
 from safemerge.table import ModuleRow
 
 # An adapter from outside is served as one of ours, since engines read PEFT's spelling and one rank only.
-_AS_IT_IS = Point("as it is", Repair())
+_AS_IT_IS = Point("as it is", "as it is")
 ByHalf = Mapping[HalfName, Step]
 
 

@@ -91,11 +91,10 @@ def _same_weights(adapter: Adapter, theirs: Checkpoint, aligned: Checkpoint) -> 
 def alike(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors of one shape hold the same numbers, but for being stored in another precision."""
     if left.dtype == right.dtype:
-        return torch.equal(left, right)
+        return bool(torch.equal(left, right))
     coarse = max(torch.finfo(left.dtype).eps, torch.finfo(right.dtype).eps)
-    return torch.allclose(
-        left.float(), right.float(), rtol=coarse, atol=1e-7
-    )  # float16 has nothing below 6e-8
+    # float16 has nothing below 6e-8
+    return bool(torch.allclose(left.float(), right.float(), rtol=coarse, atol=1e-7))
 
 
 def _vocabulary(adapter: Adapter, aligned: Checkpoint) -> str:
