@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from safemerge import repair_adapter
+from safemerge import export_model, repair_adapter
 from safemerge.selection import Repair
 from tests.pico import deltas, modules, write_lora
+from tests.unit.foreign import configured
 
 pytestmark = pytest.mark.recipe
 HIDDEN, MIDDLE, VOCAB = 128, 192, 64  # vLLM's CPU attention wants heads of 32
@@ -119,6 +120,45 @@ def test_two_engines_of_vllm_answer_like_one(model: Path, tmp_path: Path) -> Non
     for key, reply in one.items():
         assert two[key].ids == reply.ids and two[key].logprob == pytest.approx(reply.logprob, abs=1e-3)
     assert len({tuple(one[f"{key}:0"].ids) for _, key in adapters}) > 1, "adapters make a difference"
+
+
+def alike_in_both_engines(model: Path, adapter: Path | None = None) -> None:
+    """vLLM answers as transformers does, which reads PEFT folders by PEFT itself."""
+    pytest.importorskip("vllm")
+    from evaluation.engine import Request, generate
+
+    asked = [Request(str(i), [3 + i, 5, 7], 8, adapter, "lora" if adapter else "") for i in range(4)]
+    found = [
+        {r.key: r for r in generate(str(model), asked, backend=backend, dtype="float32")}
+        for backend in ("vllm", "transformers")
+    ]
+    for key, reply in found[0].items():
+        assert reply.ids == found[1][key].ids and reply.logprob == pytest.approx(
+            found[1][key].logprob, abs=1e-3
+        )
+
+
+def test_vllm_serves_a_rank_pattern_above_r(model: Path, tmp_path: Path) -> None:
+    """With room for the largest rank; it would refuse this adapter with room for its r."""
+    q, up = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
+    shapes = {q: SHAPES["self_attn.q_proj"], up: SHAPES["mlp.up_proj"]}
+    lora = write_lora(tmp_path / "lora", rank=4, alpha=12, shapes=shapes, ranks={q: 24}, rank_pattern={q: 24})
+    alike_in_both_engines(model, lora)
+
+
+def test_vllm_loads_an_exported_model(model: Path, tmp_path: Path) -> None:
+    """Of a model whose head was tied, with a LoRA on that head: the head is a weight of its own in the export."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    tensors.pop("lm_head.weight")
+    save_file(tensors, model / "model.safetensors")
+    configured(model, "config.json", tie_word_embeddings=True)
+    lora = write_lora(
+        tmp_path / "lora", shapes={"lm_head": (VOCAB, HIDDEN), "model.layers.0.mlp.up_proj": (MIDDLE, HIDDEN)}
+    )
+    export_model(aligned=model, adapter=lora, output=tmp_path / "full")
+    alike_in_both_engines(tmp_path / "full")
 
 
 def test_the_shapes_are_those_of_the_pico_models() -> None:
