@@ -19,6 +19,8 @@ from safemerge.errors import UserError
 from safemerge.selection import Point, resolve_tau, select
 from safemerge.table import ModuleRow
 
+# An adapter from outside is served as one of ours, since engines read PEFT's spelling and one rank only.
+_AS_IT_IS = Point("as it is", "as it is")
 ByHalf = Mapping[HalfName, Step]
 
 
@@ -120,8 +122,7 @@ def repaired(experiment: Experiment, store: Store) -> list[Repaired]:
             selected, tau = _selected(point, rows)
             adapter = _merged(experiment, point, adapter, selected) if selected else adapter
         if isinstance(adapter, External):
-            # Served as one of ours: engines read no other spelling than PEFT's.
-            adapter = _merged(experiment, Point("finetuned", f"{adapter.name} as it is"), adapter, ())
+            adapter = _merged(experiment, _AS_IT_IS, adapter, ())
         found.append(Repaired(method, point, tau, selected, len(rows or ()), adapter))
     return found
 

@@ -116,7 +116,7 @@ def lora(
         lora=config.train.lora.model_dump(),
         dtype=config.train.dtype,
         batch_size=size * steps,
-        args=args,
+        args={**args, CHECKPOINTING: False},  # whatever it is: so the keys of trainings without it stay
         seed=seed,
         system_prompt=config.model.system_prompt,
     )

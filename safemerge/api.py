@@ -48,8 +48,8 @@ class Repaired:
     modules that were repaired. rank: of every module of the written adapter, None for a model. svd_error: the largest
     relative error of a truncation to `rank=`, None without one. shrink: what a projection multiplied the length of its
     modules' updates by, the median, None for other repairs. rounding: of a model, what storing the repaired weights in its
-    dtype changed, as a share of the repaired dW, the median; None for an adapter. notes: what a reader should know, such as
-    modules that only one of the adapters has.
+    dtype changed, as a share of the repaired dW, the median; None for an adapter, and where it is nothing. notes: what a
+    reader should know, such as modules that only one of the adapters has.
     """
 
     output: Path

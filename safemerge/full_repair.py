@@ -84,7 +84,7 @@ def repair_model(
         info["selected"] = sorted(set(covered).difference(work.without_subspace))
         info["merged_modules"] = len(info["selected"])
         info["shrink"] = statistics.median(work.shrinks) if work.shrinks else None
-        info["rounding"] = statistics.median(work.roundings) if work.roundings else None
+        info["rounding"] = (statistics.median(work.roundings) or None) if work.roundings else None
         kept, changed = untouched(task, aligned)
         info["notes"] = _notes(task, safety, selected, rows, work.without_subspace, changed)
         write_table(folder / "similarity.csv", rows)

@@ -16,7 +16,7 @@ from safemerge.subspace import Similarity
 
 _BLOCK = 512  # rows or columns of a product at a time: the matrix units are busy, and the block is small
 _SHARE = 8  # of a module, at most: for one that is smaller than that
-_ROWS = 64  # in float64 at a time
+_WIDE = 1 << 20  # elements in float64 at a time, 8 MiB; of a smaller matrix as above
 
 Place = tuple[slice, slice]
 
@@ -98,6 +98,7 @@ def _slices(size: int) -> list[slice]:
 
 
 def dot64(left: Tensor, right: Tensor) -> float:
-    """The Frobenius inner product with a float64 sum, a few rows in float64 at a time."""
-    pairs = zip(left.split(_ROWS), right.split(_ROWS), strict=True)
+    """The Frobenius inner product of two matrices with a float64 sum, some rows in float64 at a time."""
+    rows = max(1, min(_WIDE // max(1, left.shape[1]), math.ceil(left.shape[0] / _SHARE)))
+    pairs = zip(left.split(rows), right.split(rows), strict=True)
     return float(torch.stack([(x.double() * y.double()).sum() for x, y in pairs]).sum())

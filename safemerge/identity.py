@@ -93,10 +93,8 @@ def alike(left: Tensor, right: Tensor) -> bool:
     if left.dtype == right.dtype:
         return bool(torch.equal(left, right))
     coarse = max(torch.finfo(left.dtype).eps, torch.finfo(right.dtype).eps)
-    close = torch.isclose(
-        left.float(), right.float(), rtol=coarse, atol=1e-7
-    )  # float16 has nothing below 6e-8
-    return bool(close.all())
+    # float16 has nothing below 6e-8
+    return bool(torch.allclose(left.float(), right.float(), rtol=coarse, atol=1e-7))
 
 
 def _vocabulary(adapter: Adapter, aligned: Checkpoint) -> str:

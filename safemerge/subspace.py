@@ -83,8 +83,8 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
         rho = ||V^T b|| / ||V p||      with b = B'/||B'||, p = V^T b/||V^T b||
 
     folded: B' of `fold`, d_out x k, float64, on the device to compute on. aligned, base: d_out x d_in, any
-    float dtypes. 4 d_out d_in (k + 24) operations in float32; reductions in float64. Cauchy-Schwarz keeps rho in
-    [0, 1]. ||V|| is NaN or infinite if a weight is, and rho then NaN. The further 24 are the probes of rho's null
+    float dtypes. 4 d_out d_in (k + 16) operations in float32; reductions in float64. Cauchy-Schwarz keeps rho in
+    [0, 1]. ||V|| is NaN or infinite if a weight is, and rho then NaN. The further 16 are the probes of rho's null
     (`safemerge.null`).
 
     On a CPU, a block of rows of V is made and used at once for everything that needs it, while it is in the

@@ -165,6 +165,8 @@ def check_outputs(folder: Path) -> None:
         "layer",
         "kind",
         "rho",
+        "null",
+        "rho_over_null",
         "norm_task",
         "norm_v",
         "norm_projected",

@@ -14,6 +14,7 @@ from evaluation.analysis import Group, analyse
 from evaluation.criterion import controls
 from evaluation.criterion_tables import controls_table, kinds_table, nulls_table
 from evaluation.figures import null_scatter, tau_curve
+from evaluation.page import group_tables
 from evaluation.report import build_report
 from evaluation.results import Entry, load
 from evaluation.tables import tau_text
@@ -26,7 +27,7 @@ OLD = "module,layer,kind,rho,norm_task,norm_v,norm_projected,flags"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("run"), n=40, draws=(0, 1), controls=EVERY)
+    return write_run(tmp_path_factory.mktemp("run"), n=24, draws=(0, 1), controls=EVERY)
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +102,19 @@ def test_the_null_by_seed_and_by_kind(group: Group, run: Path) -> None:
 
 
 def test_the_tables_the_figure_and_the_report_have_them(
-    group: Group, entries: list[Entry], run: Path, tmp_path: Path
+    group: Group, entries: list[Entry], tmp_path: Path
 ) -> None:
     assert len(controls_table(group).rows) == 12
     assert len(nulls_table(group).rows) == 2 and len(kinds_table(group).rows) == 3
     assert {path.suffix for path in null_scatter(entries[0], None, tmp_path / "x")} == {".png", ".svg"}
-    report = build_report(run, tmp_path / "report")
-    text = (report.folder / "report.md").read_text()
-    assert "### The criterion against its controls" in text and "rho_null.png" in text
+    sections = dict(group_tables(group))
+    assert len(sections["The criterion against its controls"]) == 1
+    assert len(sections["The criterion against its null"]) == 2
 
 
 def test_runs_from_before_the_null_are_still_reported(tmp_path: Path) -> None:
     """Neither `rule` in run.json nor a null in one seed's table."""
-    path = write_run(tmp_path / "old", n=8)
+    path = write_run(tmp_path / "old", n=8, controls=("highest_k",))
     old = json.loads(path.read_text())
     for its in old["runs"]:
         its["points"] = [{k: v for k, v in point.items() if k != "rule"} for point in its["points"]]
@@ -122,7 +123,8 @@ def test_runs_from_before_the_null_are_still_reported(tmp_path: Path) -> None:
     lines = [f"{r.module},{r.layer},{r.kind},{r.rho},1.0,1.0,1.0," for r in read_table(table)]
     table.write_text("\n".join([OLD, *lines]) + "\n")
     report = build_report(path, tmp_path / "report")
-    assert report.groups[0].controls == [] and [row.seed for row in report.groups[0].nulls] == [1]
+    assert report.groups[0].controls == [] and "rho_null.png" not in (report.folder / "report.md").read_text()
+    assert [row.seed for row in report.groups[0].nulls] == [1]
     with (report.folder / "similarity.csv").open(newline="") as file:
         merged = list(csv.DictReader(file))
     assert len(merged) == 36 and merged[0]["null"] == "" and float(merged[-1]["null"]) > 0
@@ -130,7 +132,7 @@ def test_runs_from_before_the_null_are_still_reported(tmp_path: Path) -> None:
 
 
 def test_tau_in_units_of_the_null_says_so_and_is_drawn_apart_from_numbers(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run", seeds=(0,), n=8)
+    path = write_run(tmp_path / "run", seeds=(0,), n=8, controls=())
     entry = load(path)[1][0]
     row = analyse([entry], keep=0.9)[0].headline[0]
     assert tau_text(replace(row, tau=[1.5], tau_setting=["n1.5"])) == "1.5 × null"

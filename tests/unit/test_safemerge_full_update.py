@@ -54,7 +54,7 @@ def test_the_block_changes_nothing(
 ) -> None:
     monkeypatch.setattr(full_update, "_BLOCK", block)
     monkeypatch.setattr(full_update, "_SHARE", 1)
-    monkeypatch.setattr(full_update, "_ROWS", block)
+    monkeypatch.setattr(full_update, "_WIDE", block)
     update, v = draw(1, *shape)
     assert measure(update, v).rho == pytest.approx(dense_rho(update, v), rel=1e-6)
 
