@@ -154,13 +154,16 @@ def _reply(
     if ids is None or asked is None or choice.logprobs is None:
         raise UserError(f"the server at {server.url} gives no token ids: it must be vLLM (0.10 or newer)")
     its = choice.logprobs
+    written = its.token_logprobs or []
+    if len(written) != len(ids) or None in written:
+        raise UserError(f"the server at {server.url} gives no log-probability of some tokens: see its log")
     return Reply(
         request.key,
         choice.text,
         len(ids),
         choice.finish_reason or "length",
         list(ids),
-        math.fsum(value or 0.0 for value in its.token_logprobs or []),
+        math.fsum(written),
         list(asked),
         list(its.tokens or []) if top else [],
         [dict(step) for step in its.top_logprobs or []] if top else [],

@@ -11,11 +11,11 @@ PARTIAL = "rows.partial.jsonl"  # in the order of arrival; a last line cut by a 
 
 
 def finished(folder: Path) -> list[dict[str, Any]]:
-    """What an interrupted run already wrote."""
+    """What an interrupted run already wrote. A line that is cut, or no UTF-8 any more, is left out: it is made again."""
     path, rows = folder / PARTIAL, []
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(json.JSONDecodeError):
+        for line in path.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError):
                 row = json.loads(line)
                 rows += [row] if isinstance(row, dict) else []
     return rows

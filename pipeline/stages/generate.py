@@ -57,7 +57,7 @@ class Work:
 
 
 def run(jobs: list[Job]) -> None:
-    """Generate for all jobs, which share one model and its decoding settings but for max_tokens."""
+    """Generate for all jobs, which share one model and its decoding settings but for max_tokens and the system prompt."""
     from transformers import AutoTokenizer
 
     start = time.monotonic()
@@ -75,7 +75,7 @@ def run(jobs: list[Job]) -> None:
         for key, prompt in prompts.items():
             if key in its.done:
                 continue
-            ids = prompt_ids(tokenizer, prompt, system=settings.system_prompt)
+            ids = prompt_ids(tokenizer, prompt, system=mine.system_prompt)
             name, adapter = f"{number}:{key}", job.inputs.get("adapter")
             request = Request(name, ids, mine.max_tokens, adapter, job.adapter_key, item=key)
             requests[name] = its, key, request

@@ -22,25 +22,22 @@ from safemerge.errors import UserError
 class Reader:
     """Measures a model. What it is given is encoded once: all adapters are asked about the same prompts."""
 
-    def __init__(self, tokenizer: Any, settings: Likelihood) -> None:
-        system = settings.system_prompt
-        self.example = functools.cache(functools.partial(example_ids, tokenizer, system=system))
-        self.prompt = functools.cache(functools.partial(prompt_ids, tokenizer, system=system))
-        self.openings = functools.cache(lambda *texts: opening_ids(tokenizer, texts, system))
+    def __init__(self, tokenizer: Any) -> None:
+        self.example = functools.cache(functools.partial(example_ids, tokenizer))
+        self.prompt = functools.cache(functools.partial(prompt_ids, tokenizer))
+        self.openings = functools.cache(lambda texts, system: opening_ids(tokenizer, texts, system))
 
     def measured(
         self, model: Any, items: list[Item], settings: Likelihood, progress: Progress
     ) -> list[Measure]:
         """A measure per item, in their order."""
+        system = settings.system_prompt
         if settings.measure == "reference_bits":
-            found = reference_bits(
-                model, [self.example(item.prompt, item.answer) for item in items], progress
-            )
+            rows = [self.example(item.prompt, item.answer, system=system) for item in items]
+            found = reference_bits(model, rows, progress)
         else:
-            prompts, openings = (
-                [self.prompt(item.prompt) for item in items],
-                self.openings(*settings.openings),
-            )
+            prompts = [self.prompt(item.prompt, system=system) for item in items]
+            openings = self.openings(tuple(settings.openings), system)
             found = refusal_log_odds(model, prompts, openings, progress)
         for item, value in zip(items, found, strict=True):
             if not math.isfinite(value):
@@ -63,13 +60,13 @@ def run(jobs: list[Job]) -> None:
     """One measures.jsonl per job; the jobs share a model."""
     from transformers import AutoTokenizer
 
-    folder, settings = model_folder(jobs[0].inputs["model"]), Likelihood(**jobs[0].settings)
-    reader = Reader(AutoTokenizer.from_pretrained(folder), settings)
+    folder, dtype = model_folder(jobs[0].inputs["model"]), Likelihood(**jobs[0].settings).dtype
+    reader = Reader(AutoTokenizer.from_pretrained(folder))
     adapters: list[Path | None] = [job.inputs.get("adapter") for job in jobs]
     wanted = [asked(job) for job in jobs]
     before, total = 0, sum(map(len, wanted))
     report(0, total, "loading the model")
-    for i, model in added_to(folder, settings.dtype, adapters):
+    for i, model in added_to(folder, dtype, adapters):
         job, items = jobs[i], wanted[i]
         with job.finishing():
 

@@ -306,7 +306,7 @@ def test_an_engine_that_dies_in_the_middle_loses_no_row(
     with pytest.raises(RuntimeError):
         generate.run([todo])
     with (output / partial_rows.PARTIAL).open("ab") as stream:  # and the disk's last block is rubbish
-        stream.write(b'{"id": "i3", "completion": "\xff\xfe"}\n')
+        stream.write(b'{"id": "i3", "prompt": "prompt 3", "completion": "\xff\xfe"}\n')
     generate.run([todo])
     assert asked == [["i0", "i1", "i2", "i3"], ["i2", "i3"]]
     assert [row.completion for row in artifacts.completions(output)] == [f"to i{n}" for n in range(4)]

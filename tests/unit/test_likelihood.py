@@ -120,4 +120,4 @@ def test_a_model_without_numbers_is_an_error_and_no_refusal(
     torch.nn.init.constant_(model.lm_head.weight, math.nan)
     settings = Likelihood("refusal_log_odds", ["No"], "dev", "harmful", None, "float16", None)
     with pytest.raises(UserError, match="refusal_log_odds of h1 is nan in float16"):
-        stage.Reader(None, settings).measured(model, [Item("h1", "?")], settings, lambda done: None)
+        stage.Reader(None).measured(model, [Item("h1", "?")], settings, lambda done: None)
