@@ -98,64 +98,44 @@ def generate(
         UserError: the backend is not installed, a server refuses, or a prompt does not fit the model.
     """
     check_fits(model, requests)
+    decoding: dict[str, Any] = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "logprobs": logprobs,
+    }
+    size: dict[str, Any] = {
+        "max_num_seqs": max_num_seqs,
+        "max_loras": max_loras,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "tensor_parallel_size": tensor_parallel_size,
+    }
     if backend == "server":
         from evaluation import server_engine
 
         yield from server_engine.generate(
-            model,
-            requests,
-            servers=servers,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            max_num_seqs=max_num_seqs,
+            model, requests, servers=servers, max_num_seqs=max_num_seqs, **decoding
         )
         return
     if data_parallel_size > 1 and len(requests) > 1:
         from evaluation import engines
 
-        yield from engines.generate(
-            model,
-            requests,
-            backend=backend,
-            dtype=dtype,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            logprobs=logprobs,
-            max_num_seqs=max_num_seqs,
-            max_loras=max_loras,
-            gpu_memory_utilization=gpu_memory_utilization,
-            tensor_parallel_size=tensor_parallel_size,
-            data_parallel_size=data_parallel_size,
-        )
+        how = {"backend": backend, "dtype": dtype, **decoding, **size}
+        yield from engines.generate(model, requests, data_parallel_size=data_parallel_size, **how)
         return
     if backend == "transformers":
         from evaluation import transformers_engine
 
-        yield from transformers_engine.generate(
-            model, requests, dtype=dtype, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs
-        )
+        yield from transformers_engine.generate(model, requests, dtype=dtype, **decoding)
         return
     try:
-        llm = _vllm(
-            model,
-            requests,
-            dtype=dtype,
-            max_num_seqs=max_num_seqs,
-            max_loras=max_loras,
-            gpu_memory_utilization=gpu_memory_utilization,
-            tensor_parallel_size=tensor_parallel_size,
-        )
+        llm = _vllm(model, requests, dtype=dtype, **size)
     except ImportError as error:
         raise UserError(
             f"vLLM cannot be imported ({error}): run `make setup`, or use generation.backend=transformers"
         ) from error
     try:
-        yield from _stream(
-            model, llm, requests, temperature=temperature, top_p=top_p, seed=seed, logprobs=logprobs
-        )
+        yield from _stream(model, llm, requests, **decoding)
     finally:
         del llm
         _clean()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from safemerge import methods
+from safemerge import controls, methods
 from safemerge.errors import UserError
 from safemerge.selection import COMBINES, PROJECTORS, TAUS, Point, show
 
@@ -188,12 +188,10 @@ def build_point(options: argparse.Namespace) -> Point:
     elif options.method == "scale":
         points = methods.scale(alpha=options.alpha)
     elif options.method == "random":
-        points = methods.random_k(**chosen, **blend, density=options.density, seed=options.seed)
+        points = controls.random_k(**chosen, **blend, density=options.density, seed=options.seed)
     else:
-        control = {"highest": methods.highest_k, "null": methods.null_k, "ratio": methods.ratio_k}[
-            options.method
-        ]
-        points = control(**chosen, **blend, density=options.density)
+        by = "highest" if options.method == "highest" else f"lowest_{options.method}"
+        points = controls.ranked_k(by=by, **chosen, **blend, density=options.density)
     return points[0]
 
 

@@ -14,8 +14,10 @@ from evaluation.engine import Request, generate
 class StandIn:
     """Serves one model on loopback. `seen`: bodies of requests for completions; `fails`: statuses of the next answers."""
 
-    def __init__(self, model: Path, *, adapters: bool = True, ids: bool = True) -> None:
-        self.model, self.loads, self.ids = model, adapters, ids
+    def __init__(
+        self, model: Path, *, adapters: bool = True, ids: bool = True, logprobs: bool = True
+    ) -> None:
+        self.model, self.loads, self.ids, self.logprobs = model, adapters, ids, logprobs
         self.adapters: dict[str, Path] = {}
         self.loaded: list[str] = []
         self.seen: list[dict[str, Any]] = []
@@ -94,6 +96,7 @@ class StandIn:
         own = [
             step.get(piece, min(step.values())) for step, piece in zip(reply.top, reply.pieces, strict=True)
         ]
+        own = own if self.logprobs else [*own[:-1], None]
         choice: dict[str, Any] = {"index": 0, "text": reply.text, "finish_reason": reply.finish_reason}
         choice["logprobs"] = {"tokens": reply.pieces, "token_logprobs": own, "top_logprobs": reply.top}
         if self.ids and body.get("return_token_ids"):

@@ -29,7 +29,7 @@ from evaluation.run_file import (
     Precision,
     RunFile,
 )
-from safemerge import methods
+from pipeline.config import locate
 from safemerge.selection import Point, resolve_tau, select
 from safemerge.table import ModuleRow, kind_of, layer_of, live_rhos, write_table
 
@@ -71,7 +71,7 @@ def display(name: str) -> Display:
 def points_of(name: str, **knobs: Any) -> list[Point]:
     """The points of the method of that file: its function, with its own settings but for `knobs`."""
     settings = configured("method", name)
-    function = getattr(methods, settings.pop("_target_").rpartition(".")[2])
+    function = locate(settings.pop("_target_"))
     del settings["display"]
     found: list[Point] = function(**{**settings, **knobs})
     return found

@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file
 
-from safemerge import methods, repair_adapter, similarity_table
+from safemerge import controls, methods, repair_adapter, similarity_table
 from safemerge.selection import Repair
 from tests.conftest import Pico
 from tests.pico import QKV, deltas, modules, write_lora
@@ -219,8 +219,8 @@ def test_every_method_runs_end_to_end(pico: Pico, tmp_path: Path) -> None:
         *methods.safelora(k=3),
         *methods.resta(gamma=0.5, dare_density=0.5),
         *methods.scale(alpha=0.5),
-        *methods.random_k(like="q0.5", alpha=0.8, combine="ties", density=0.5),
-        *methods.by_layer(layers="1", alpha=0.8),
+        *controls.random_k(like="q0.5", alpha=0.8, combine="ties", density=0.5),
+        *controls.by_layer(layers="1", alpha=0.8),
     ]
     counts = []
     for index, point in enumerate(points):

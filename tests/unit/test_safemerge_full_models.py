@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import safemerge
-from safemerge import export_model, methods
+from safemerge import controls, export_model, methods
 from safemerge.checkpoints import Checkpoint
 from safemerge.selection import Point
 from tests.pico import LAYERS, QKV, VOCAB, modules, peak_of_buffers
@@ -21,8 +21,8 @@ POINTS = {
     "full": methods.full(alpha=0.4)[0],
     "resta": methods.resta(gamma=0.5)[0],
     "scale": methods.scale(alpha=0.6)[0],
-    "random": methods.random_k(k=5, alpha=0.7, seed=3)[0],
-    "highest": methods.highest_k(like="q0.25", alpha=0.7)[0],
+    "random": controls.random_k(k=5, alpha=0.7, seed=3)[0],
+    "highest": controls.ranked_k(by="highest", like="q0.25", alpha=0.7)[0],
     "safelora": methods.safelora(tau="q0.5")[0],
     "safelora_orthogonal": methods.safelora(k=5, projector="orthogonal", energy=0.8)[0],
 }

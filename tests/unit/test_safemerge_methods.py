@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemerge import methods
+from safemerge import controls, methods
 from safemerge.errors import UserError
 from safemerge.methods import Selection, resolve_tau, select
 from safemerge.table import ModuleRow, kind_of, layer_of, module_order, read_table, write_table
@@ -155,10 +155,10 @@ def test_grids_span_lists_and_labels_are_unique() -> None:
         *methods.resta(gamma=0.5, dare_density=0.3),
         *methods.full(alpha=0.7),
         *methods.scale(alpha=0.7),
-        *methods.random_k(k=4, alpha=0.7, seed=[0, 1]),
-        *methods.highest_k(like="q0.5", alpha=0.7),
-        *methods.by_kind(kinds=["q_proj", "v_proj"], alpha=0.7),
-        *methods.by_layer(layers=[0, "2-3"], alpha=0.7),
+        *controls.random_k(k=4, alpha=0.7, seed=[0, 1]),
+        *controls.ranked_k(by="highest", like="q0.5", alpha=0.7),
+        *controls.by_kind(kinds=["q_proj", "v_proj"], alpha=0.7),
+        *controls.by_layer(layers=[0, "2-3"], alpha=0.7),
     ]
     labels = [point.label for point in everything]
     assert len(set(labels)) == len(labels)
@@ -209,9 +209,9 @@ def test_where_points_start_from() -> None:
         (lambda: methods.safelora(k=3, energy=0.9), "projector=official has no use for energy=0.9"),
         (lambda: methods.safelora(k=3, projector="orthogonal", energy=0), "energy=0 would drop all of V"),
         (lambda: methods.safelora(k=3, projector="orthogonal", energy=2), "energy=2 is not a number in"),
-        (lambda: methods.random_k(alpha=0.5), "random_k needs either k or like"),
-        (lambda: methods.highest_k(alpha=0.5, k=1.5), "k .*=1.5"),
-        (lambda: methods.by_layer(layers="a-b", alpha=0.5), "layers=a-b"),
+        (lambda: controls.random_k(alpha=0.5), "random_k needs either k or like"),
+        (lambda: controls.ranked_k(by="highest", alpha=0.5, k=1.5), "k .*=1.5"),
+        (lambda: controls.by_layer(layers="a-b", alpha=0.5), "layers=a-b"),
         (lambda: methods.scale(alpha=float("nan")), "alpha=nan"),
     ],
 )

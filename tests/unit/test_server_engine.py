@@ -132,6 +132,8 @@ def test_what_is_wrong_with_a_server_is_one_line(folder: Path, served: Any) -> N
         asked(folder, [elsewhere], served())
     with pytest.raises(UserError, match="gives no token ids"):
         asked(folder, [bare], served(ids=False))
+    with pytest.raises(UserError, match="gives no log-probability of some tokens"):
+        asked(folder, [bare], served(logprobs=False))
     server = served()
     server.fails = [400]
     with pytest.raises(UserError, match=r"did not answer a request .busy."):

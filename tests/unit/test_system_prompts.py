@@ -41,9 +41,7 @@ def jobs(folder: Path, settings: list[Any], unkeyed: Any) -> list[Job]:
     for number, its in enumerate(settings):
         output = folder.parent / str(number)
         output.mkdir()
-        made.append(
-            Job(str(number), its.keyed(), unkeyed, {"items": folder, "model": folder.parent}, output)
-        )
+        made.append(Job(str(number), its.keyed(), unkeyed, {"items": folder, "model": folder.parent}, output))
     return made
 
 
