@@ -2,13 +2,15 @@
 SHELL := bash
 MODEL ?= smollm2-135m
 PY := .venv/bin/python
+# A process per core, each with one thread (tests/conftest.py); a file stays in one, for what its tests share.
+TESTS := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 export PYTHON BACKEND TORCH_INDEX INSTALLER
 
 # Only what was given goes on the command line, so that defaults stay in conf/ alone.
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce doctor plan sweep store test check unit recipe scale format bench report lock clean ready
+.PHONY: help setup reproduce doctor plan sweep study store test check unit recipe scale format bench report lock clean ready
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -32,6 +34,9 @@ plan: ready ## what reproduce would run, with what is cached and what each stage
 sweep: ready ## the experiment for seeds 0, 1 and 2, and one report over them
 	@$(PY) -m pipeline -m experiment=seeds $(CHOICES)
 
+study: ready ## does the criterion do the work? Five seeds on real data (DATA_ROOT=DIR), hours; into docs/study.md
+	@$(PY) -m pipeline -m experiment=study model=$(MODEL) data.root=$(or $(DATA_ROOT),../shared/datasets) $(ARGS)
+
 report: ready ## the report again, from what is already there
 	@$(PY) -m pipeline $(CHOICES) 'stages=[report]'
 
@@ -47,10 +52,10 @@ check: ready ## ruff, mypy and the contracts between the rooms
 	@.venv/bin/lint-imports --no-cache
 
 unit: ready ## the unit tests
-	@$(PY) -m pytest tests/unit $(ARGS)
+	@$(TESTS) tests/unit $(ARGS)
 
 recipe: ready ## the recipe tests: the whole pipeline on the tiny model
-	@$(PY) -m pytest tests/recipe $(ARGS)
+	@$(TESTS) tests/recipe $(ARGS)
 
 scale: ready ## the paper's four models end to end on miniatures, from a stand-in hub; not part of test
 	@requirements/tokenizers.sh

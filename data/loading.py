@@ -92,13 +92,19 @@ def training(
     return _sample(found, limit, seed, lambda example: (example.category,))
 
 
-def items(name: str, *, source: Source, limit: int | None = None, seed: int = 0) -> list[Item]:
-    """Evaluation items of `name`, in halves; a limit keeps their mix and the categories'."""
+def items(
+    name: str, *, source: Source, limit: int | None = None, seed: int = 0, selecting: bool = True
+) -> list[Item]:
+    """Evaluation items of `name`, in halves; a limit keeps their mix and the categories'.
+
+    selecting: False where nothing is selected on any of them; then all are of the test half.
+    """
     dataset = find(name, source)
     if dataset.items is None:
         raise UserError(f"there is no benchmark {name!r}; use one of {', '.join(_with('items'))}")
     found = _made(dataset.items, name, "test", source)
-    return _sample(halves(found), limit, seed, lambda item: (item.label, item.half, item.category))
+    found = halves(found) if selecting else [replace(item, half="test") for item in found]
+    return _sample(found, limit, seed, lambda item: (item.label, item.half, item.category))
 
 
 def _made(

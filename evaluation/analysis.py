@@ -34,6 +34,7 @@ class Group:
     task: str
     data: str
     precision: str
+    prompts: str  # of the headline and the tests: `Entry.prompts`
     settings: str  # their hash, in short, where another group differs in nothing else; else ""
     key: tuple[str, ...]
     seeds: list[int]
@@ -114,6 +115,7 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         task=first.spec.task,
         data=first.spec.data,
         precision=first.key[3],
+        prompts=first.prompts,
         settings=settings,
         key=first.key,
         seeds=[entry.spec.seed for entry in entries],

@@ -10,7 +10,7 @@ from evaluation.tables import Table, list_text, number, percent
 def controls_table(group: Group) -> Table:
     """SafeMERGE minus the controls that blend as many modules, chosen otherwise."""
     table = Table(
-        "SafeMERGE minus as many modules chosen otherwise, same prompts, test half",
+        f"SafeMERGE minus as many modules chosen otherwise, same prompts, {group.prompts}",
         [
             "Benchmark",
             "SafeMERGE",

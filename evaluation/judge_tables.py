@@ -145,7 +145,7 @@ def _direction(row: CalibrationRow) -> str:
 def corrected_table(group: Group) -> Table:
     """Observed and corrected harm side by side."""
     table = Table(
-        f"Harm corrected for the judge's errors ({group.name_of(group.first_harm)}, test half)",
+        f"Harm corrected for the judge's errors ({group.name_of(group.first_harm)}, {group.prompts})",
         [
             "Method",
             "Observed %",

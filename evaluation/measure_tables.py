@@ -39,7 +39,7 @@ def _n(group: Group, column: int) -> int:
 def measures_table(group: Group) -> Table:
     """A row per method, a column per measure."""
     table = Table(
-        "Continuous measures, test half",
+        f"Continuous measures, {group.prompts}",
         [
             "Method",
             *(
@@ -64,7 +64,7 @@ def measures_table(group: Group) -> Table:
 def measure_tests_table(group: Group) -> Table:
     """Paired tests of the selected SafeMERGE point on the continuous measures."""
     table = Table(
-        f"{ours_of(group)} minus each method, continuous measures, same prompts, test half",
+        f"{ours_of(group)} minus each method, continuous measures, same prompts, {group.prompts}",
         ["Measure", "Against", "Seed", "Difference [95 %]", "n", "p", "p (Holm)"],
         note=(
             "Paired t test; percentile bootstrap over the prompts; Holm over the methods of one measure and seed. "

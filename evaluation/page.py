@@ -28,7 +28,7 @@ from evaluation.tables import Table, headline_table, markdown
 TEMPLATES = Path(__file__).parent / "templates"
 BROWSED = 300  # prompts per benchmark in the completions browser, so that the file stays a few megabytes
 CAPTIONS = {
-    "pareto": "Utility against harm on the test half; open circles are the whole grid.",
+    "pareto": "Utility against harm; open circles are the whole grid.",
     "tau": "The grid over τ: what the selection looked at, not a result.",
     "heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
     "null": "ρ per module against its null. Above the line: more of it lies in V's directions than chance puts there.",

@@ -78,6 +78,12 @@ class Entry:
         return self.spec.model, self.spec.task, self.spec.data, names, self.settings
 
     @property
+    def prompts(self) -> str:
+        """Which prompts the headline is of: the half that nothing was selected on, or all where nothing is selected."""
+        selecting = any(item.half == "dev" for items in self.items.values() for item in items)
+        return "test half" if selecting else "all prompts"
+
+    @property
     def title(self) -> str:
         return f"{self.spec.model}, {self.spec.task}, seed {self.spec.seed}"
 

@@ -43,7 +43,7 @@ def tests_table(group: Group) -> Table:
         "positive for utility."
     )
     table = Table(
-        f"{ours_of(group)} minus each method, same prompts, test half",
+        f"{ours_of(group)} minus each method, same prompts, {group.prompts}",
         [
             "Benchmark",
             "Against",
@@ -86,7 +86,7 @@ def categories_table(group: Group) -> Table:
     several = len({benchmark for benchmark, _ in kinds}) > 1
     heads = [f"{group.name_of(b)}: {c}" if several else c for b, c in kinds]
     table = Table(
-        "Harm by category, test half, % ↓",
+        f"Harm by category, {group.prompts}, % ↓",
         ["Method", *heads],
         note="Few prompts each: read the intervals first.",
     )
@@ -111,7 +111,7 @@ def _share(part: float, whole: float) -> float:
 def recovery_table(group: Group) -> Table:
     """How much of the lost safety each method recovers, and how much of the gained utility it retains."""
     table = Table(
-        "Safety recovered and utility retained (test half)",
+        f"Safety recovered and utility retained ({group.prompts})",
         [
             "Method",
             "Seed",
@@ -236,7 +236,7 @@ def power_table(group: Group) -> Table:
         "What this many prompts can show",
         [
             "Benchmark",
-            "n (test half)",
+            f"n ({group.prompts})",
             "Fine-tuned %",
             "Tests",
             "Smallest difference, points",

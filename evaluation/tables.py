@@ -106,7 +106,7 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
     columns += [f"Harm: {group.name_of(b)} % ↓" for b in group.harm]
     columns += [f"Over-refusal: {group.name_of(b)} % ↓" for b in group.over_refusal]
     selected = "τ and α selected on the development half" if group.choices else "one point a row"
-    where = "all prompts, best of the grid" if paper else f"test half, {selected}"
+    where = "all prompts, best of the grid" if paper else f"{group.prompts}, {selected}"
     table = Table(f"{group.title}: {where}", [*columns, "Modules merged"])
     rows = group.paper if paper else group.headline
     for index, row in enumerate(rows):

@@ -93,6 +93,8 @@ def candidates(experiment: Experiment, store: Store, chosen: frozenset[str] | No
     def halves(its: Repaired) -> tuple[HalfName, ...]:
         if experiment.config.selection.grid == "all":
             return HALVES
+        if experiment.config.selection.grid == "none":
+            return ("test",)
         if rows[its.row] > 1:
             return HALVES if its.point.label in (chosen or ()) else ("dev",)
         return HALVES if its.point.method in ENDS else ("test",)

@@ -5,6 +5,7 @@ Everything up to the similarity table is known at once; what comes after it is i
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.config import points
 from pipeline.settings import Config, HubMember
 from pipeline.stage_settings import Similarity
 from pipeline.store import External, Step, digest
+from safemerge.errors import UserError
 from safemerge.selection import Point
 
 Source = Step | External
@@ -101,6 +103,8 @@ def build(config: Config) -> Experiment:
     }
     tuning, heldout = steps.labelled_pairs("tuning"), steps.labelled_pairs("heldout")
     experiment = Experiment(config, base, aligned, task_rows, tuning, heldout)
+    if config.selection.grid == "none":
+        _nothing_to_select(experiment.methods)
     made_from = aligned.inputs.get("adapter")
     experiment.alignment = made_from if isinstance(made_from, Step) else None
     experiment.training_rows = {**training, "task": task_rows}
@@ -141,6 +145,17 @@ def build(config: Config) -> Experiment:
             pairs = experiment.training_rows.setdefault("guard", steps.labelled_pairs("train"))
             experiment.probes[name] = steps.probe(config, name, judge, base, pairs, tuning)
     return experiment
+
+
+def _nothing_to_select(methods: dict[str, list[Point]]) -> None:
+    """UserError if a row of the tables would have several points to be selected from."""
+    for name, its in methods.items():
+        draws = Counter(p.selection.seed if p.selection.rule == "random" else None for p in its)
+        if any(count > 1 for count in draws.values()):
+            raise UserError(
+                f"selection.grid=none, and method.{name} has {len(its)} points to select from "
+                f"({', '.join(p.label for p in its[:3])}, ...): give it one, or use selection.grid=dev"
+            )
 
 
 def safety_seed(config: Config) -> int:

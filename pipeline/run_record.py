@@ -70,7 +70,7 @@ def _effective(candidate: grid.Candidate, store: Store) -> EffectiveRecord | Non
 
 def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
     """All candidates, each with the halves of the prompts that it answers in the end."""
-    if x.config.selection.grid == "all":
+    if x.config.selection.grid != "dev":
         return grid.candidates(x, store)
     return grid.candidates(x, store, selected_labels(x, store))
 

@@ -276,7 +276,7 @@ class Method(BaseModel):
 class Selection(Section):
     harm: str | None
     keep_gain: float = Field(ge=0, le=1)
-    grid: Literal["dev", "all"]
+    grid: Literal["dev", "all", "none"]
 
 
 class Likelihood(Section):

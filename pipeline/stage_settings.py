@@ -35,12 +35,17 @@ class TrainingRows(Settings):
 
 @dataclass(frozen=True)
 class BenchmarkItems(Settings):
-    """A benchmark's prompts with references, both halves."""
+    """A benchmark's prompts with references, both halves; without `selecting` all are of the test half."""
 
     dataset: str
     limit: int | None
     fingerprint: str
     what: Literal["items"] = "items"
+    selecting: bool = True
+
+    def keyed(self) -> Dict:
+        """Without what says nothing new, so that keys from before it stay."""
+        return {name: value for name, value in asdict(self).items() if name != "selecting" or not value}
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,11 @@ def training_rows(
 
 
 def items(config: Config, dataset: str) -> Step:
-    """A benchmark's prompts with references, both halves."""
+    """A benchmark's prompts with references: both halves, or one where nothing is selected."""
     source = config.data.where()
     limit = config.data.limits.items.get(dataset)
-    its = BenchmarkItems(dataset, limit, loading.fingerprint(dataset, split="test", source=source))
+    fingerprint = loading.fingerprint(dataset, split="test", source=source)
+    its = BenchmarkItems(dataset, limit, fingerprint, selecting=config.selection.grid != "none")
     return Step("prepare", f"prompts of {dataset}", its.keyed(), {}, Origin(source))
 
 

@@ -61,7 +61,7 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5, labelspacing=0.7)
         n = max(h.n for _, h in rates.values())
         ax.set_title(
-            f"{entry.title}: test half, bars are 95 % intervals (harm n ≤ {n})", loc="left", fontsize=10
+            f"{entry.title}: {entry.prompts}, bars are 95 % intervals (harm n ≤ {n})", loc="left", fontsize=10
         )
     return paths
 

@@ -50,7 +50,9 @@ def category_bars(group: Group, stem: Path) -> list[Path]:
         ax.set_xticks(range(len(kinds)), kinds)
         ax.set_ylabel(f"Harm: {group.name_of(benchmark)} (%)")
         ax.set_ylim(bottom=-3)
-        ax.set_title(f"Harm by category ({group.model}, {group.task}, test half)", loc="left", fontsize=10)
+        ax.set_title(
+            f"Harm by category ({group.model}, {group.task}, {group.prompts})", loc="left", fontsize=10
+        )
         fig.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5)
     return paths
 
@@ -94,7 +96,7 @@ def seed_spread(group: Group, stem: Path) -> list[Path]:
             ax.set_ylim(len(rows) - 0.5, -0.5)
             ax.set_title(f"{label} (%)\n{group.name_of(benchmark)}", fontsize=9)
         fig.suptitle(
-            f"{len(group.seeds)} seeds: a marker each, the bar is their mean ({group.model}, test half)",
+            f"{len(group.seeds)} seeds: a marker each, the bar is their mean ({group.model}, {group.prompts})",
             fontsize=10,
             x=0.01,
             ha="left",

@@ -121,7 +121,9 @@ def rows(job: Job, settings: TrainingRows | BenchmarkItems | LabelledPairs) -> N
             schema.write_jsonl(path, examples)
         case BenchmarkItems():
             source = job.beside(Origin).source
-            items = loading.items(settings.dataset, source=source, limit=settings.limit)
+            items = loading.items(
+                settings.dataset, source=source, limit=settings.limit, selecting=settings.selecting
+            )
             schema.write_jsonl(path, items)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from evaluation.run_file import (
     EffectiveRecord,
     EntryRecord,
     Git,
+    HalfName,
     JudgeRecord,
     Machine,
     PointRecord,
@@ -88,10 +89,12 @@ def write_run(
     evil: str = EVIL,
     draws: tuple[int, ...] = (0,),
     controls: tuple[str, ...] = CONTROLS,
+    selecting: bool = True,
 ) -> Path:
     """run.json with n prompts per benchmark, half of them dev, a 3 x 2 safemerge grid and its controls.
 
     draws: of the random control, each a grid of its own.
+    selecting: without, one point a method and all prompts in the half that is reported, as with selection.grid=none.
     """
     run = RunFile(
         run=f"{model}-{task}",
@@ -106,7 +109,7 @@ def write_run(
         ],
         config={"model": {"name": model}, "train": {"learning_rate": 1e-3, "note": "<b>not bold</b>"}},
         keep_gain=KEEP,
-        runs=[_entry(folder, model, task, seed, n, fail, evil, draws, controls) for seed in seeds],
+        runs=[_entry(folder, model, task, seed, n, fail, evil, draws, controls, selecting) for seed in seeds],
     )  # fmt: skip
     path = folder / "run.json"
     run.write(path)
@@ -123,6 +126,7 @@ def _entry(
     evil: str,
     draws: Sequence[int],
     controls: Sequence[str],
+    selecting: bool,
 ) -> EntryRecord:
     base = folder / f"seed{seed}"
     base.mkdir(parents=True, exist_ok=True)
@@ -139,6 +143,8 @@ def _entry(
         log = [{"step": step, "loss": loss, "learning_rate": 1e-3} for step, loss in enumerate(losses)]
         write_jsonl(base / f"{role}.jsonl", log)
     items = items_of(task, n)
+    if not selecting:
+        items = {name: [replace(item, half="test") for item in its] for name, its in items.items()}
     benchmarks = {}
     for name, its in items.items():
         write_jsonl(base / f"items-{name}.jsonl", its)
@@ -149,7 +155,10 @@ def _entry(
             name=found["name"],
             items=f"seed{seed}/items-{name}.jsonl",
         )
-    writer = Writer(folder, base, items, rows, rng, evil)
+    writer = Writer(folder, base, items, rows, rng, evil, HALVES if selecting else ("test",))
+    points = list(_points(draws, controls))
+    if not selecting:
+        points = list({name: point for point in reversed(points) for name in [point[0]]}.values())[::-1]
     return EntryRecord(
         model=model,
         note=configured("model", model)["model"]["note"],
@@ -163,7 +172,7 @@ def _entry(
         primary_judge="guard",
         selection_benchmark="directharm",
         benchmarks=benchmarks,
-        points=[writer.record(*point) for point in _points(draws, controls)],
+        points=[writer.record(*point) for point in points],
         checks=_checks("fail" if fail else "pass"),
     )
 
@@ -202,6 +211,7 @@ class Writer:
     modules: list[ModuleRow]
     rng: random.Random
     evil: str
+    asked: tuple[HalfName, ...]
 
     def record(self, name: str, point: Point, behaviour: Behaviour) -> PointRecord:
         """The point in run.json, its files written."""
@@ -240,7 +250,7 @@ class Writer:
             if point.combine == "peft_linear"
             else None,
             adapter=None if point.repair.kind == "drop" else str(place.relative_to(self.folder)),
-            halves={benchmark: list(HALVES) for benchmark in self.items},
+            halves={benchmark: list(self.asked) for benchmark in self.items},
             completions=completions,
             verdicts=verdicts,
             measures=measures,
@@ -259,8 +269,8 @@ class Writer:
         """A file per half."""
         place.mkdir(parents=True, exist_ok=True)
         half_of = {item.id: item.half for item in items}
-        paths = [place / f"{name}-{half}.jsonl" for half in HALVES]
-        for half, path in zip(HALVES, paths, strict=True):
+        paths = [place / f"{name}-{half}.jsonl" for half in self.asked]
+        for half, path in zip(self.asked, paths, strict=True):
             write_jsonl(path, [row for row in rows if half_of[row.id] == half])
         return [str(path.relative_to(self.folder)) for path in paths]
 

@@ -39,6 +39,12 @@ def test_halves_do_not_move_between_releases() -> None:
     assert "".join(i.half[0] for i in found[:24]) == "tdttttdttdtddtttddtddttt"
 
 
+def test_where_nothing_is_selected_there_is_one_half_with_the_same_prompts() -> None:
+    whole = loading.items("directharm", source=loading.BUNDLED, selecting=False)
+    assert {i.half for i in whole} == {"test"}
+    assert [i.id for i in whole] == [i.id for i in loading.items("directharm", source=loading.BUNDLED)]
+
+
 @pytest.mark.parametrize("name", BUNDLED_ITEMS)
 def test_a_limit_keeps_order_and_proportions(name: str) -> None:
     every = [i.id for i in loading.items(name, source=loading.BUNDLED)]

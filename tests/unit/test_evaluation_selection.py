@@ -16,6 +16,7 @@ from evaluation.analysis import Group, analyse
 from evaluation.choosing import choose_points, first_of
 from evaluation.comparisons import Recovery
 from evaluation.literature import literature_table
+from evaluation.report import build_report
 from evaluation.selection import Candidate
 from safemerge.errors import UserError
 
@@ -206,3 +207,12 @@ def test_seeds_that_answered_other_prompts_are_refused(tmp_path):
     entries[1].items["directharm"] = entries[1].items["directharm"][::-1]
     with pytest.raises(UserError, match=r"seeds 0 and 1 .* answered other prompts of directharm"):
         analyse(entries, keep=KEEP)
+
+
+def test_where_nothing_is_selected_all_prompts_are_reported(tmp_path):
+    summary = build_report(write_run(tmp_path, n=40, selecting=False), tmp_path / "report")
+    (group,) = summary.groups
+    text = (summary.folder / "report.md").read_text()
+    assert group.prompts == "all prompts" and not group.choices and not group.paper
+    assert {row.rates["gsm8k"].n for row in group.headline} == {40}, "and not the half of them"
+    assert group.tests and "test half" not in text and "development half" not in text

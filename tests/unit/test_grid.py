@@ -57,6 +57,20 @@ def test_with_a_grid_on_the_development_half_each_half_is_answered_where_it_is_r
     assert set(everywhere) == {("dev", "test")}
 
 
+def test_where_nothing_is_selected_all_prompts_are_of_the_half_that_is_reported(tmp_path: Path) -> None:
+    one = ("method.safemerge.tau=0.3", "method.safemerge.alpha=0.7", "selection.grid=none")
+    x = experiment(*one)
+    found = with_similarity(x, Store(tmp_path), [0.1, 0.4])
+    assert {tuple(its) for c in found for its in c.completions.values()} == {("test",)}
+    assert {step.settings["selecting"] for step in x.items.values()} == {False}
+    usual = experiment(*one[:2])
+    assert not any("selecting" in step.settings for step in usual.items.values()), "keys of old stay"
+    with pytest.raises(
+        UserError, match=r"selection\.grid=none, and method\.safemerge\w* has 2 points .*tau=0\.5"
+    ):
+        experiment("method.safemerge.tau=[0.3,0.5]", "method.safemerge.alpha=0.7", "selection.grid=none")
+
+
 def test_points_that_select_the_same_modules_are_one_adapter(tmp_path: Path) -> None:
     x = experiment(GRID % "0.3,0.35,0.5")
     found = exact(with_similarity(x, Store(tmp_path), [0.1, 0.2, 0.4]))
