@@ -54,14 +54,14 @@ def block(run_jsons: Sequence[Path], *, whole: bool = False) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def replaced(readme: str, text: str) -> str:
-    """The README with the block between the markers exchanged; missing or doubled markers are an error."""
-    if readme.count(START) != 1 or readme.count(END) != 1 or readme.index(START) > readme.index(END):
+def replaced(page: str, text: str, start: str = START, end: str = END) -> str:
+    """The page with the block between the markers exchanged; missing or doubled markers are an error."""
+    if page.count(start) != 1 or page.count(end) != 1 or page.index(start) > page.index(end):
         raise UserError(
-            f"the README needs {START} and, after it, {END}, once each: put them where the table belongs"
+            f"the page needs {start} and, after it, {end}, once each: put them where the table belongs"
         )
-    before, rest = readme.split(START)
-    return f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}"
+    before, rest = page.split(start)
+    return f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
