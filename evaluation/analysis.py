@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evaluation import criterion, selection, soundness
+from evaluation import criterion, measure_controls, selection, soundness
 from evaluation import measures as continuous
 from evaluation.choosing import ChoiceRow, choose_points
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
@@ -55,6 +55,7 @@ class Group:
     measure_columns: list[continuous.MeasureColumn]
     measures: list[continuous.MeasureRow]
     measure_tests: list[continuous.MeasureTest]
+    measure_controls: list[measure_controls.MeasureControlRow]
     categories: list[CategoryRow]
     calibration: list[soundness.CalibrationRow]
     rules: list[soundness.RuleRow]
@@ -140,6 +141,7 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
             for entry, chosen in zip(entries, points, strict=True)
             for row in continuous.tests(entry, chosen)
         ],
+        measure_controls=measure_controls.controls(entries, points),
         categories=categories(entries, points),
         calibration=soundness.calibration(entries),
         rules=soundness.rules(entries),

@@ -70,6 +70,10 @@ class ControlRow:
     shared: float
 
 
+#: By the control's name and its arithmetic: the seed, SafeMERGE's point, and the control's draws.
+Pairs = dict[tuple[str, str | None], list[tuple[Entry, Point, list[Point]]]]
+
+
 def module_rows(entry: Entry) -> list[ModuleRow]:
     """The modules of an entry that have a rho and a null: none where nothing was measured, or by an older version."""
     if not entry.spec.similarity:
@@ -135,9 +139,9 @@ def kinds(entries: Sequence[Entry], chosen: Sequence[Chosen]) -> list[KindRow]:
     return found
 
 
-def controls(entries: Sequence[Entry], chosen: Sequence[Chosen]) -> list[ControlRow]:
-    """SafeMERGE minus each control that blends as many modules, chosen otherwise: a row per benchmark and control."""
-    pairs: dict[tuple[str, str | None], list[tuple[Entry, Point, list[Point]]]] = {}
+def matched(entries: Sequence[Entry], chosen: Sequence[Chosen]) -> Pairs:
+    """SafeMERGE and each control that blends as many modules, chosen otherwise, by the same arithmetic; a pair per seed."""
+    pairs: Pairs = {}
     for entry, points in zip(entries, chosen, strict=True):
         families: dict[tuple[str, str | None], list[Point]] = {}
         for point in points.values():
@@ -148,6 +152,12 @@ def controls(entries: Sequence[Entry], chosen: Sequence[Chosen]) -> list[Control
             same = (p for p in points.values() if p.method == "safemerge" and p.spec.combine == combine)
             if (ours := next(same, None)) is not None:
                 pairs.setdefault((name, combine), []).append((entry, ours, draws))
+    return pairs
+
+
+def controls(entries: Sequence[Entry], chosen: Sequence[Chosen]) -> list[ControlRow]:
+    """SafeMERGE minus each of its controls: a row per benchmark and control."""
+    pairs = matched(entries, chosen)
     return [
         row
         for benchmark in (entries[0].roles if entries else ())

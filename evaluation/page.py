@@ -42,7 +42,7 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
     """(section title, its tables) of one group, empty tables left out."""
     found = [
         ("Results", [headline_table(group), sections.recovery_table(group)]),
-        ("The criterion against its controls", [criterion_tables.controls_table(group)]),
+        ("The criterion against its controls", criterion_tables.control_tables(group)),
         ("The paper's protocol: all prompts", [headline_table(group, paper=True)]),
         (
             "Continuous measures",

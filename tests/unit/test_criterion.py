@@ -11,12 +11,13 @@ import pytest
 from synthetic_run import write_run
 
 from evaluation.analysis import Group, analyse
+from evaluation.choosing import choose_points
 from evaluation.criterion import controls
-from evaluation.criterion_tables import controls_table, kinds_table, nulls_table
+from evaluation.criterion_tables import controls_table, kinds_table, measure_controls_table, nulls_table
 from evaluation.figures import null_scatter, tau_curve
 from evaluation.page import group_tables
 from evaluation.report import build_report
-from evaluation.results import Entry, load
+from evaluation.results import Entry, Point, load
 from evaluation.tables import tau_text
 from safemerge.selection import Selection, select
 from safemerge.table import read_table
@@ -64,6 +65,26 @@ def test_the_difference_is_that_of_the_rates_where_every_verdict_is_valid(group:
     assert row.difference == pytest.approx(rates[row.ours] - rates[f"{row.against} (exact merge)"])
 
 
+def test_the_continuous_measures_are_compared_likewise(group: Group, entries: list[Entry]) -> None:
+    rows = [its for its in group.measure_controls if its.column.measure == "refusal_log_odds"]
+    row = next(its for its in rows if its.column.benchmark == "directharm" and "random" in its.against)
+    assert row.draws == 2 and len(row.found.values) == 2 and row.found.low < row.found.value < row.found.high
+    its = {name: point for _, name, point in _of_seed(entries[0], row.ours, row.against)}
+    own, *draws = (
+        its[name].measures["directharm"] for name in sorted(its, key=lambda name: "Control" in name)
+    )
+    test = [item.id for item in entries[0].items["directharm"] if item.half == "test"]
+    by_hand = [own[i] - (draws[0][i] + draws[1][i]) / 2 for i in test]
+    assert row.found.values[0] == pytest.approx(sum(by_hand) / len(by_hand)) and row.found.n == len(test)
+    table = measure_controls_table(group)
+    assert len(table.rows) == len(group.measure_controls) and "2 draws" in str(table.rows)
+
+
+def _of_seed(entry: Entry, ours: str, against: str) -> list[tuple[Entry, str, Point]]:
+    chosen = choose_points(entry, "dev", 0.9)[0]
+    return [(entry, name, p) for name, p in chosen.items() if name == ours or name.startswith(against)]
+
+
 def test_one_seed_without_a_discordant_prompt_keeps_a_width(entries: list[Entry]) -> None:
     """A control that merges the very same modules has the very same answers."""
     entry = entries[0]
@@ -108,7 +129,7 @@ def test_the_tables_the_figure_and_the_report_have_them(
     assert len(nulls_table(group).rows) == 2 and len(kinds_table(group).rows) == 3
     assert {path.suffix for path in null_scatter(entries[0], None, tmp_path / "x")} == {".png", ".svg"}
     sections = dict(group_tables(group))
-    assert len(sections["The criterion against its controls"]) == 1
+    assert len(sections["The criterion against its controls"]) == 2
     assert len(sections["The criterion against its null"]) == 2
 
 
