@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluation.likelihood import OPENINGS
 from evaluation.run_file import MEASURED, HalfName, Role
-from pipeline import settings
+from pipeline import judge_settings
 from pipeline.config import locate
 from pipeline.content import wording
 from pipeline.plan import Experiment, Source
@@ -125,16 +125,16 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
     its: Judge
     unkeyed = NOTHING
     match judge:
-        case settings.PhrasesJudge():
+        case judge_settings.PhrasesJudge():
             its = PhrasesJudge(judge.target_, wording(locate(judge.target_)))
-        case settings.ProbeJudge():
+        case judge_settings.ProbeJudge():
             its = ProbeJudge()
             inputs |= {"model": experiment.base, "head": experiment.probes[name]}
-        case settings.ServerJudge():
+        case judge_settings.ServerJudge():
             words = wording(locate(judge.target_))
             its = ServerJudge(judge.target_, words, judge.id, judge.base_url, judge.max_tokens)
             unkeyed = Asking(judge.api_key_env, judge.attempts, judge.parallel, judge.timeout_s, *judge.price)
-        case settings.TrainedJudge() | settings.HubJudge():
+        case judge_settings.TrainedJudge() | judge_settings.HubJudge():
             tuned = threshold(experiment, name)
             fixed = None if tuned else float(judge.threshold)
             its = GuardJudge(**_guard(experiment, judge), threshold=fixed)
@@ -147,7 +147,7 @@ def verdicts(experiment: Experiment, replies: Step, name: str) -> Step:
 def threshold(experiment: Experiment, name: str) -> Step | None:
     """Sets a guard's threshold on the tuning pairs; None for a judge with a fixed one, or whose head has it."""
     judge = experiment.config.judge[name]
-    if not isinstance(judge, settings.TrainedJudge | settings.HubJudge) or not judge.calibrated:
+    if not isinstance(judge, judge_settings.TrainedJudge | judge_settings.HubJudge) or not judge.calibrated:
         return None
     its = GuardThreshold(**_guard(experiment, judge))
     inputs: dict[str, Source] = {"model": experiment.judge_models[name], "tuning": experiment.tuning}
@@ -155,12 +155,14 @@ def threshold(experiment: Experiment, name: str) -> Step | None:
     return Step("judge", f"threshold of {name}", its.keyed(), inputs, unkeyed)
 
 
-def _servers(judge: settings.TrainedJudge | settings.HubJudge) -> list[str]:
+def _servers(judge: judge_settings.TrainedJudge | judge_settings.HubJudge) -> list[str]:
     """That serve a guard; one that was trained here runs here."""
-    return judge.servers if isinstance(judge, settings.HubJudge) else []
+    return judge.servers if isinstance(judge, judge_settings.HubJudge) else []
 
 
-def _guard(experiment: Experiment, judge: settings.TrainedJudge | settings.HubJudge) -> dict[str, Any]:
+def _guard(
+    experiment: Experiment, judge: judge_settings.TrainedJudge | judge_settings.HubJudge
+) -> dict[str, Any]:
     """How a guard is asked, whatever is done with its answers."""
     config = experiment.config
     backend = config.generation.backend

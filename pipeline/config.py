@@ -7,11 +7,8 @@ and every `_target_` is bound to its function's signature. All without importing
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -24,6 +21,7 @@ from data.catalogue import KNOWN, find
 from pipeline import precision
 from pipeline.explain import check_names, choices, explain
 from pipeline.settings import Config, Method
+from pipeline.training_arguments import check_training
 from safemerge.errors import UserError
 from safemerge.selection import Point, Source
 
@@ -135,7 +133,7 @@ def check(cfg: DictConfig) -> Config:
     for name, judge in config.judge.items():
         _callable(f"judge.{name}", judge.target_, CALLED_WITH[judge.kind])
     _check_open(config)
-    _check_training(config)
+    check_training(config.train)
     _check_together(config)
     return config
 
@@ -199,77 +197,6 @@ def _check_open(config: Config) -> None:
     for name, benchmark in config.benchmark.items():
         check_names(f"benchmark.{name}.dataset=", [benchmark.dataset], tests, "data set with test items")
     check_names("task.dataset=", [config.task.dataset], trains, "data set with training rows")
-
-
-#: Arguments of TRL's that the training itself decides, and those that would write outside its folder.
-DECIDED = (
-    *(
-        "output_dir",
-        "logging_dir",
-        "seed",
-        "data_seed",
-        "completion_only_loss",
-        "save_strategy",
-        "save_total_limit",
-    ),
-    *("report_to", "disable_tqdm", "use_cpu", "push_to_hub"),
-)
-WHOLE = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_length",
-    "logging_steps",
-    "save_steps",
-)
-POSITIVE = (*WHOLE, "learning_rate", "num_train_epochs")
-
-
-def _check_values(where: str, args: Mapping[str, Any]) -> None:
-    """What would end a training in a traceback, after all that came before it."""
-    for name, value in args.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{where}.{name}={value}: give a finite number")
-        if name in DECIDED:
-            raise UserError(f"{where}.{name}={value}: the training sets {name} itself; leave it out")
-        if name in WHOLE and not (number and float(value).is_integer() and value > 0):
-            raise UserError(f"{where}.{name}={value}: give a whole number above 0")
-        if name in POSITIVE and not (number and value > 0):
-            raise UserError(f"{where}.{name}={value}: give a number above 0")
-
-
-def _check_training(config: Config) -> None:
-    """The arguments of the trainings: TRL's own names, none that another setting decides."""
-    _check_values("train.args", config.train.args)
-    for setting in ("bf16", "fp16"):
-        if setting in config.train.args:
-            raise UserError(
-                f"train.args.{setting}={config.train.args[setting]}: the precision is set by train.dtype "
-                "(auto, bfloat16, float16 or float32)"
-            )
-    usual = {
-        key
-        for path in choices("train").values()
-        for key in yaml.safe_load(path.read_text(encoding="utf-8"))["args"]
-    }
-    if unusual := sorted(set(config.train.args) - usual):
-        from trl import SFTConfig  # seconds, so only for names that no config of ours has
-
-        check_names(
-            "train.args.",
-            unusual,
-            [f.name for f in dataclasses.fields(SFTConfig)],
-            "argument of TRL's SFTConfig",
-        )
-    for role in ("task", "safety", "safeinstruct", "align", "guard"):
-        section = getattr(config.train, role)
-        _check_values(f"train.{role}.args", section.args if section else {})
-        for key in section.args if section else {}:
-            if key not in config.train.args:
-                near = difflib.get_close_matches(key, config.train.args, n=3)
-                raise UserError(
-                    f"train.{role}.args.{key}: not among train.args ({', '.join(near or config.train.args)})"
-                )
 
 
 def _check_together(config: Config) -> None:

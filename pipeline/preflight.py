@@ -10,10 +10,11 @@ from pathlib import Path
 from data import github, loading
 from data.catalogue import find
 from pipeline.artifacts import ADAPTER, model_folder
+from pipeline.judge_settings import HubJudge, Judge
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.revisions import data_sets
-from pipeline.settings import HubJudge, HubMember, Judge, LocalMember, Member
+from pipeline.settings import HubMember, LocalMember, Member
 from pipeline.stage_settings import BenchmarkItems, TrainingRows, of_prepare
 from pipeline.store import External, Step, Store
 from safemerge import hub, hub_model

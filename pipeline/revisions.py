@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
-from pipeline.settings import Config, DatasetPlace, HubJudge, HubMember
+from pipeline.judge_settings import HubJudge
+from pipeline.settings import Config, DatasetPlace, HubMember
 from safemerge import hub
 from safemerge.errors import UserError
 

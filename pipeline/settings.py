@@ -6,24 +6,16 @@ A node with `kind` has the fields of that kind and no others, so that a setting 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.dataset import Source
 from evaluation.run_file import Display, Role
+from pipeline.judge_settings import Judge
+from pipeline.section import Address, Count, Name, Section
 
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Count = Annotated[int, Field(gt=0)]
-#: Becomes a part of a folder's name, so it names no other folder.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*$", max_length=100)]
-Address = Annotated[str, Field(pattern=r"^https?://")]  # of a server; ends in /v1 for most
-
-
-class Section(BaseModel):
-    # strict: true is not 1, and 8.0 no whole number.
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False, strict=True)
 
 
 class HubMember(Section):
@@ -133,7 +125,7 @@ class Training(Section):
     """What one of the trainings is fed: rows of its data set, and deviations from `train.args`."""
 
     limit: Count | None = None
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
 
 
 class SafeInstructTraining(Training):
@@ -171,87 +163,6 @@ class Generation(Section):
     gpu_memory_utilization: float = Field(gt=0, le=1)
     tensor_parallel_size: Count
     data_parallel_size: Count
-
-
-class JudgeSection(Section):
-    target_: str = Field(alias="_target_")
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether its threshold is set on the tuning pairs."""
-        return getattr(self, "threshold", None) == "calibrated"
-
-
-class ThresholdSection(JudgeSection):
-    """A judge that gives P(unsafe): from this value on its verdict is unsafe."""
-
-    threshold: Annotated[float, Field(allow_inf_nan=True)] | str = 0.5  # the validator says more
-
-    @field_validator("threshold")
-    @classmethod
-    def _threshold(cls, value: float | str) -> float | str:
-        if value != "calibrated" and not (isinstance(value, float) and 0 <= value <= 1):
-            raise ValueError("must be a number between 0 and 1, or calibrated")
-        return value
-
-
-class ProbeJudge(ThresholdSection):
-    kind: Literal["probe"]
-    depth: float = Field(gt=0, le=1)
-    c: float = Field(gt=0)
-    reply_tokens: Count
-
-
-class TrainedJudge(ThresholdSection):
-    kind: Literal["trained"]
-    max_tokens: Count
-
-
-class HubJudge(ThresholdSection):
-    kind: Literal["hub"]
-    id: str
-    revision: str | None = None
-    download_gb: float = Field(0.0, ge=0)
-    gated: bool = False
-    max_tokens: Count
-    servers: list[Address] = []  # that serve it already; without one it runs here
-
-
-class PhrasesJudge(JudgeSection):
-    kind: Literal["phrases"]
-
-
-class ServerJudge(JudgeSection):
-    kind: Literal["api"]
-    id: str = Field(min_length=1)
-    base_url: str
-    api_key_env: str = Field(
-        pattern="^[A-Za-z_][A-Za-z0-9_]*$"
-    )  # the name of a variable, never the key itself
-    attempts: Count
-    parallel: Count
-    timeout_s: float = Field(gt=0)
-    price: Annotated[tuple[float, float], Field(strict=False)]
-    max_tokens: Count
-
-    @field_validator("base_url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        try:
-            found = urlsplit(value)
-            fits = found.scheme in ("http", "https") and found.hostname and found.port != 0
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError("must be the address of a server, such as http://127.0.0.1:8000/v1")
-        if found.username or found.password:  # manifests, run.json and W&B hold the settings
-            raise ValueError("must hold no password: put the key into the variable that api_key_env names")
-        return value
-
-
-Judge = Annotated[
-    ProbeJudge | TrainedJudge | HubJudge | PhrasesJudge | ServerJudge, Field(discriminator="kind")
-]
 
 
 class Benchmark(Section):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data import loading
-from pipeline import content, settings
+from pipeline import content, judge_settings, settings
 from pipeline.artifacts import ADAPTER
 from pipeline.settings import Config
 from pipeline.stage_settings import (
@@ -65,7 +65,7 @@ def labelled_pairs(split: str, limit: int | None = None) -> Step:
 
 
 def probe(
-    config: Config, name: str, judge: settings.ProbeJudge, base: Step, pairs: Step, tuning: Step
+    config: Config, name: str, judge: judge_settings.ProbeJudge, base: Step, pairs: Step, tuning: Step
 ) -> Step:
     """The linear head of a judge that reads a frozen model's hidden states, with its threshold."""
     of_head = judge.model_dump(include={"depth", "c", "reply_tokens", "threshold"})
