@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported: tests share few cores with other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from pipeline.run import Runner
 
 # A busy machine is not a failure.
 settings.register_profile("no deadline", deadline=None)
@@ -44,6 +48,30 @@ def pico(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     task = write_lora(folder / "task", rank=4, alpha=8, seed=1, base=str(aligned))
     safety = write_lora(folder / "safety", rank=4, alpha=4, seed=2, base=str(aligned))
     return Pico(request.param, base, aligned, task, safety)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A stage that does what its settings say, found by the worker beside the real ones."""
+    from pipeline import store
+    from tests.fake_stage import install
+
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path))
+    monkeypatch.setitem(store.VERSIONS, "fake_stage", 1)
+    monkeypatch.setattr("pipeline.run.cuda_capability", lambda: None)  # also where there is a GPU
+    return "fake_stage"
+
+
+@pytest.fixture
+def runner(stage: str, tmp_path: Path) -> Iterator[Runner]:
+    """It knows that stage; what it says is `tests.fake_stage.said`."""
+    from rich.console import Console
+
+    from pipeline.run import Runner
+    from pipeline.store import Store
+
+    with Runner(Store(tmp_path / "store"), Console(file=io.StringIO(), width=200)) as made:
+        yield made
 
 
 def pytest_collection_finish() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.run import Runner
+
 STAGE = """
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
@@ -113,3 +115,8 @@ def install(folder: Path) -> str:
     )
     root = str(Path(__file__).resolve().parents[1])
     return os.pathsep.join([str(package), root])
+
+
+def said(runner: Runner) -> str:
+    """What a runner wrote to its console, of the fixture of that name."""
+    return runner.console.file.getvalue()  # type: ignore[attr-defined,no-any-return]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra import compose
 
+from data.dataset import Source
 from pipeline import grid, plan
 from pipeline.artifacts import SIMILARITY
 from pipeline.config import check
@@ -35,3 +36,12 @@ def with_similarity(x: plan.Experiment, store: Store, rhos: list[float]) -> list
     ]
     write_table(fill(store, x.similarity) / SIMILARITY, rows)
     return grid.candidates(x, store)
+
+
+def local(**files: Path) -> Source:
+    """Data sets that each lie in a file of their own."""
+    return {
+        "source": "local",
+        "root": None,
+        "datasets": {name: {"file": str(path)} for name, path in files.items()},
+    }  # type: ignore[typeddict-item]

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,13 @@ from rich.console import Console
 
 from data.dataset import BUNDLED
 from pipeline import display
-from pipeline import store as store_module
 from pipeline.__main__ import guarded
 from pipeline.run import Runner, StageError, sharing
 from pipeline.store import Step, Store
 from pipeline.unkeyed import Origin, Share, Unkeyed
 from pipeline.worker_process import parsed
 from safemerge.errors import UserError
-from tests.fake_stage import install
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A stage that does what its settings say, found by the worker beside the real ones."""
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path))
-    monkeypatch.setitem(store_module.VERSIONS, "fake_stage", 1)
-    monkeypatch.setattr("pipeline.run.cuda_capability", lambda: None)  # also where there is a GPU
-    return "fake_stage"
-
-
-@pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
-    with Runner(Store(tmp_path / "store"), Console(file=io.StringIO(), width=200)) as made:
-        yield made
-
-
-def said(runner: Runner) -> str:
-    return runner.console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+from tests.fake_stage import said
 
 
 def steps(stage: str, *does: str) -> list[Step]:
