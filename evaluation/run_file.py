@@ -35,9 +35,9 @@ class Display(Part):
 
     name: str = ""  # "": the method's own
     order: int = 1000  # rows are sorted by it
-    colour: str = "#000000"
-    marker: str = "d"  # matplotlib's
-    hatch: str = ""
+    colour: str = Field("#000000", pattern="^#[0-9A-Fa-f]{6}$")
+    marker: str = Field("d", pattern=r"^[.,ov^<>1-8spP*hH+xXdD|_]$")  # matplotlib's, as the hatch
+    hatch: str = Field("", pattern=r"^[-/\\|+xoO.*]*$")
     control: bool = False  # what the method is measured against; takes SafeMERGE's number of modules
 
 

@@ -216,7 +216,16 @@ def hydra_main(cfg: DictConfig) -> Outcome:
     logging.getLogger().setLevel(logging.WARNING)
     endings.follow_main()
     many = HydraConfig.get().mode == RunMode.MULTIRUN
-    outcome = ended(lambda: run(check(cfg)), others=many)
+
+    def job() -> None:
+        launcher = HydraConfig.get().runtime.choices["launcher"]
+        if launcher != "local" and not many:
+            raise UserError(
+                f"launcher={launcher} starts the jobs of a multirun, and this is one run: add -m, or leave it out"
+            )
+        run(check(cfg))
+
+    outcome = ended(job, others=many)
     if outcome.code >= 128 or (outcome.code and not many):
         sys.exit(outcome.code)
     return outcome

@@ -25,8 +25,13 @@ from pipeline.training_arguments import check_training
 from safemerge.errors import UserError
 from safemerge.selection import Point, Source
 
-#: What a source reads of `data.datasets.NAME`; None: everything. `bundled` is a model's own choice, without harm elsewhere.
-READ = {"bundled": {"bundled", "target"}, "local": {"bundled", "file", "target", "test_ids"}, "hub": None}
+#: What a source reads of `data.datasets.NAME`. `bundled` is a model's own choice, without harm elsewhere.
+OF_HUB = {"id", "config", "split", "revision", "gated"}
+READ = {
+    "bundled": {"bundled", "target"},
+    "local": {"bundled", "file", "target", "test_ids"},
+    "hub": {"bundled", "file", "target", "test_ids", *OF_HUB},
+}
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -156,6 +161,11 @@ def _check_methods(config: Config) -> None:
     rows: dict[tuple[str, str | None], str] = {}
     for name, method in config.method.items():
         for point in points(name, method):
+            adapted = config.train.lora.target_modules
+            if point.selection.rule == "kinds" and config.task_adapter is None and isinstance(adapted, list):
+                check_names(
+                    f"method.{name}.kinds=", point.selection.names, adapted, "kind of adapted modules"
+                )
             combine = point.combine if point.repair.kind == "blend" else None
             shown = method.display.name or point.method
             other = rows.setdefault((shown, combine), name)
@@ -185,8 +195,12 @@ def _check_open(config: Config) -> None:
     ):
         check_names(f"{where}.", names, sorted(used), "data set")
     for name, place in config.data.datasets.items():
+        dataset, read = find(name, source), READ[config.data.source]
+        if dataset.github is not None:
+            read = read - OF_HUB
+        if dataset.divided is None:
+            read = read - {"test_ids"}
         given = [key for key, value in place.model_dump().items() if value is not None]
-        read = READ[config.data.source] or given
         if unread := [key for key in given if key not in read]:
             raise UserError(
                 f"data.datasets.{name}.{unread[0]} is not read with data={config.data.source}, "
@@ -227,11 +241,23 @@ def _check_together(config: Config) -> None:
         raise UserError(
             f"no benchmark measures utility; benchmark has {', '.join(config.benchmark) or 'none'}"
         )
-    if config.data.root is not None and config.data.source == "bundled":
+    files = any(place.file for place in config.data.datasets.values())
+    if config.data.root is not None and config.data.source != "local" and not files:
         raise UserError(
-            f"data.root={config.data.root}: the bundled data is not read from there; add data=local"
+            f"data.root={config.data.root}: the data of data={config.data.source} is not read from there; use data=local"
         )
-    if config.generation.temperature == 0 and config.generation.top_p != 1:
-        raise UserError(
-            f"generation.top_p={config.generation.top_p:g} changes nothing at temperature 0; set generation.temperature too"
-        )
+    for name, value, usual in (
+        ("top_p", config.generation.top_p, 1),
+        ("seed", config.generation.seed, 0),
+    ):
+        if config.generation.temperature == 0 and value != usual:
+            raise UserError(
+                f"generation.{name}={value:g} changes nothing at temperature 0; set generation.temperature too"
+            )
+    if config.tracking.backend == "off":
+        usual = yaml.safe_load(choices("tracking")["wandb"].read_text(encoding="utf-8"))
+        for name, value in config.tracking.model_dump(exclude={"backend"}).items():
+            if value != usual[name]:
+                raise UserError(f"tracking.{name}={value} changes nothing with tracking=off; leave it out")
+    if len(set(config.stages)) < len(config.stages):
+        raise UserError(f"stages={','.join(config.stages)} has a stage twice; leave one out")

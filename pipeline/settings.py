@@ -167,7 +167,7 @@ class Generation(Section):
 
 class Benchmark(Section):
     target_: str = Field(alias="_target_")
-    name: str  # what tables call it
+    name: str = Field(min_length=1)  # what tables call it
     role: Role
     dataset: str
 

@@ -27,6 +27,29 @@ DECIDED = (
     ),
     *("report_to", "disable_tqdm", "use_cpu", "push_to_hub"),
 )
+#: How those of TRL's begin that change nothing: rows come tokenised, nothing is evaluated on the way, uploaded or named.
+IDLE = (
+    *(
+        "eval_",
+        "per_device_eval_",
+        "batch_eval_",
+        "prediction_loss_",
+        "bf16_full_",
+        "fp16_full_",
+        "include_for_metrics",
+    ),
+    *(
+        "metric_for_",
+        "load_best_",
+        "greater_is_",
+        "do_",
+        "hub_",
+        "trackio_",
+        "run_name",
+        "project",
+        "dataset_",
+    ),
+)
 WHOLE = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -45,6 +68,11 @@ def _check_values(where: str, args: Mapping[str, Any]) -> None:
             raise UserError(f"{where}.{name}={value}: give a finite number")
         if name in DECIDED:
             raise UserError(f"{where}.{name}={value}: the training sets {name} itself; leave it out")
+        if name.startswith(IDLE):
+            raise UserError(
+                f"{where}.{name}={value} changes nothing: rows come tokenised, and a training is not evaluated on the way, "
+                "uploaded or named; leave it out"
+            )
         if name in WHOLE and not (number and float(value).is_integer() and value > 0):
             raise UserError(f"{where}.{name}={value}: give a whole number above 0")
         if name in POSITIVE and not (number and value > 0):
@@ -53,6 +81,10 @@ def _check_values(where: str, args: Mapping[str, Any]) -> None:
 
 def check_training(train: Train) -> None:
     """The arguments of the trainings: TRL's own names, none that another setting decides."""
+    if train.parallel == "fsdp" and train.devices == 1:
+        raise UserError(
+            "train.parallel=fsdp changes nothing with train.devices=1: one device holds the whole model; set train.devices"
+        )
     _check_values("train.args", train.args)
     for setting in ("bf16", "fp16"):
         if setting in train.args:

@@ -39,6 +39,8 @@ def _repair(options: argparse.Namespace) -> None:
         raise UserError(
             f"--method {options.method} needs --safety-adapter or --safety-model; safelora and scale do without"
         )
+    if options.public and not options.push_to_hub:
+        raise UserError("--public changes nothing without --push-to-hub ORG/NAME")
     if options.task_model and options.export_model:
         raise UserError(
             f"--export-model {options.export_model} is for an adapter; --output is a full model here"

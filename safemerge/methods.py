@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from itertools import product
 
 from safemerge.errors import UserError
-from safemerge.points import alpha_in, blend, count, each, point_of, rank_in, share
+from safemerge.points import alpha_in, blend, count, drawing, each, point_of, rank_in, share
 from safemerge.selection import (
+    DRAWING,
     PROJECTORS,
     Point,
     Repair,
@@ -76,6 +77,7 @@ def safemerge(
     rank: int | None = None,
 ) -> list[Point]:
     """Blend the modules with rho < tau: alpha dW_f + (1 - alpha) dW_s. A tau x alpha grid, tau slowest."""
+    drawing(seed, combine in DRAWING, f"combine={combine}")
     return [
         point_of("safemerge", Selection("below", tau=t), blend(a, combine, density, seed, rank))
         for t, a in product(each(tau, check_tau), each(alpha, alpha_in))
@@ -91,6 +93,7 @@ def full(
     rank: int | None = None,
 ) -> list[Point]:
     """Blend every module: SafeMERGE with tau = infinity."""
+    drawing(seed, combine in DRAWING, f"combine={combine}")
     repairs = (blend(a, combine, density, seed, rank) for a in each(alpha, alpha_in))
     return [point_of("full", Selection("all"), repair) for repair in repairs]
 
@@ -143,6 +146,7 @@ def resta(
     (dare_density is the share kept of each), which leaves it a LoRA; the paper drops them from the full update.
     """
     density = None if dare_density is None else share("dare_density", dare_density)
+    drawing(seed, density is not None, "dare_density is not set")
     gammas = each(gamma, lambda g: number_in("gamma", g, 0, math.inf))
     repairs = (Repair("add", gamma=g, density=density, seed=seed, rank=rank_in(rank)) for g in gammas)
     return [point_of("resta", Selection("all"), repair) for repair in repairs]

@@ -49,7 +49,33 @@ _PROJECTOR_HELP = """\
 of safelora. official: the authors' C = V V^T/|V|, which also shrinks the updates, often a hundredfold;
 orthogonal: onto the leading directions of V (default: %(default)s)"""
 
-METHODS = ("safemerge", "safelora", "resta", "full", "scale", "random", "highest", "null", "ratio")
+_BLEND = ("alpha", "combine", "density", "seed", "rank")
+_RANKED = ("tau", "k", "alpha", "combine", "density")
+#: Each method with the options that it reads.
+READ = {
+    "safemerge": ("tau", *_BLEND),
+    "safelora": ("tau", "k", "projector", "energy"),
+    "resta": ("gamma", "density", "seed", "rank"),
+    "full": _BLEND,
+    "scale": ("alpha",),
+    "random": (*_RANKED, "seed"),
+    "highest": _RANKED,
+    "null": _RANKED,
+    "ratio": _RANKED,
+}
+METHODS = tuple(READ)
+DEFAULTS: dict[str, Any] = {
+    "tau": str(methods.TAU),
+    "k": None,
+    "alpha": methods.ALPHA,
+    "gamma": methods.GAMMA,
+    "combine": "exact",
+    "density": None,
+    "projector": "official",
+    "energy": None,
+    "rank": None,
+    "seed": 0,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -126,34 +152,25 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the output if it exists")
     add = parser.add_argument_group("method").add_argument
     add("--method", choices=METHODS, default="safemerge", help=_METHOD_HELP)
-    add("--tau", default=str(methods.TAU), help=_TAU_HELP)
+    add("--tau", help=_TAU_HELP)
     add("--k", help="instead of tau, for safelora and controls: how many modules, or a share such as 0.5")
-    add(
-        "--alpha",
-        type=float,
-        default=methods.ALPHA,
-        help="task adapter's weight, in [0, 1] (default: %(default)s)",
-    )
-    add(
-        "--gamma",
-        type=float,
-        default=methods.GAMMA,
-        help="safety adapter's weight in resta (default: %(default)s)",
-    )
-    add("--combine", choices=COMBINES, default="exact", help=_COMBINE_HELP)
+    add("--alpha", type=float, help="task adapter's weight, in [0, 1] (default: %(default)s)")
+    add("--gamma", type=float, help="safety adapter's weight in resta (default: %(default)s)")
+    add("--combine", choices=COMBINES, help=_COMBINE_HELP)
     add(
         "--density",
         type=float,
         help="share of weights kept by dare_linear, ties, dare_ties, and by resta's DARE on the task adapter",
     )
-    add("--projector", choices=PROJECTORS, default="official", help=_PROJECTOR_HELP)
+    add("--projector", choices=PROJECTORS, help=_PROJECTOR_HELP)
     add(
         "--energy",
         type=float,
         help=f"share of |V|^2 that the orthogonal projector's directions hold (default: {methods.ENERGY})",
     )
     add("--rank", type=int, help="truncate repaired modules to this rank by SVD; the error is reported")
-    add("--seed", type=int, default=0, help="of DARE and of random (default: %(default)s)")
+    add("--seed", type=int, help="of DARE and of random (default: %(default)s)")
+    parser.set_defaults(**DEFAULTS)
     add = parser.add_argument_group("output").add_argument
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of the weights (default: the task adapter's)")
@@ -168,7 +185,20 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
 
 
 def build_point(options: argparse.Namespace) -> Point:
-    """The one sweep point that the options describe."""
+    """The one sweep point that the options describe.
+
+    Raises:
+        UserError: one of them is out of range, or changes nothing with this method.
+    """
+    for name, usual in DEFAULTS.items():
+        value = getattr(options, name)
+        if value != usual and name not in READ[options.method]:
+            read = ", ".join(f"--{its}" for its in READ[options.method])
+            raise UserError(
+                f"--{name} {value} changes nothing with --method {options.method}, which reads {read}"
+            )
+    if options.k is not None and options.tau != DEFAULTS["tau"]:
+        raise UserError(f"--tau {options.tau} changes nothing beside --k {options.k}; leave one out")
     k = None if options.k is None else _count(options.k)
     by_size: dict[str, Any] = {"k": k} if k is not None else {}
     blend: dict[str, Any] = {"alpha": options.alpha, "combine": options.combine}

@@ -59,11 +59,26 @@ def blend(
 
 
 def each(value: object, check: Callable[[Any], Value]) -> list[Value]:
-    """A scalar or a list of them (a ListConfig too), each checked; never empty."""
+    """A scalar or a list of them (a ListConfig too), each checked; never empty, none twice."""
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not values:
         raise UserError("an empty list of settings selects nothing; give at least one value")
-    return [check(item) for item in values]
+    checked = [check(item) for item in values]
+    if twice := [item for i, item in enumerate(checked) if item in checked[:i]]:
+        listed = ", ".join(map(show, values))
+        raise UserError(f"[{listed}] has {show(twice[0])} twice; leave one out")
+    return checked
+
+
+def drawing(seed: int, draws: bool, why: str) -> int:
+    """The seed of a repair.
+
+    Raises:
+        UserError: it is set where the repair draws nothing at random.
+    """
+    if seed and not draws:
+        raise UserError(f"seed={seed} changes nothing where {why}; leave it out")
+    return seed
 
 
 def alpha_in(value: object) -> float:

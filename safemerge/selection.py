@@ -35,6 +35,7 @@ Safety = Literal["safety", "safety_apart"]
 TAUS: tuple[Tau, ...] = (0.3, 0.5, 0.7, "q0.25", "q0.5", "q0.75")  # thresholds worth looking at first
 COMBINES = ("exact", "peft_linear", "dare_linear", "ties", "dare_ties")
 WITH_DENSITY = ("dare_linear", "ties", "dare_ties")
+DRAWING = ("dare_linear", "dare_ties")  # those that drop entries at random
 PROJECTORS = ("official", "orthogonal")
 
 

@@ -7,7 +7,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,24 @@ def check_labels(trainer: Any, tokenizer: Any, encoded: list[Encoded]) -> list[L
     return shown
 
 
+def check_targets(modules: Sequence[str], targets: list[str] | str) -> None:
+    """PEFT is content where one of several names is found, and adapts nothing for the others.
+
+    Args:
+        modules: the model's, by their full names.
+        targets: the names, or a pattern, which PEFT looks at by itself.
+
+    Raises:
+        UserError: one of the names is that of no module.
+    """
+    for target in [] if isinstance(targets, str) else targets:
+        if not any(name == target or name.endswith(f".{target}") for name in modules):
+            kinds = sorted({name.rpartition(".")[2] for name in modules if name.endswith("_proj")})
+            raise UserError(
+                f"train.lora.target_modules: the model has no module {target}; it has {', '.join(kinds)} and others"
+            )
+
+
 def last_checkpoint(folder: Path) -> str | None:
     """The latest whole checkpoint. The trainer's state is written last: without it the process died while writing."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
@@ -136,6 +154,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     # torch's fused attention is slow backwards on a CPU in bfloat16: 9 ms a layer for 528 tokens, a sixth of the step.
     attention = {} if cuda else {"attn_implementation": "eager"}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **attention)
+    check_targets([name for name, _ in model.named_modules()], settings.lora["target_modules"])
     config = SFTConfig(
         output_dir=str(job.output / "checkpoints"),
         seed=settings.seed,

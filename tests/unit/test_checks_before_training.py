@@ -47,6 +47,18 @@ def test_labels_are_looked_at_before_training() -> None:
     assert finetune.check_labels(left, Tokenizer(), ROWS) == [LabelRow(prompt="1 2", labels="3 9")]
 
 
+MODULES = ["model", "model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head"]
+
+
+def test_each_target_is_a_module_of_the_model() -> None:
+    """PEFT says nothing while one of them is."""
+    for right in (["q_proj", "up_proj"], ["self_attn.q_proj"], "all-linear", ".*q_prj"):
+        finetune.check_targets(MODULES, right)
+    for wrong in (["q_proj", "q_prj"], ["proj"]):
+        with pytest.raises(UserError, match=f"no module {wrong[-1]}; it has q_proj, up_proj"):
+            finetune.check_targets(MODULES, wrong)
+
+
 @pytest.mark.parametrize(
     "labels",
     [

@@ -47,7 +47,7 @@ SILENT: dict[str, tuple[str, ...]] = {
     "+data.datasets.gsm8k.revison=abc": ("data.datasets.gsm8k.revison: no such setting; did you mean revision?",),
     "+data.datasets.gsmk8.revision=abc": ("data.datasets.gsmk8: no such data set; did you mean gsm8k?",),
     "+data.datasets.xstest.revision=abc": ("data.datasets.xstest.revision is not read with data=bundled",),
-    "data.root=somewhere": ("data.root=somewhere: the bundled data is not read from there",),
+    "data.root=somewhere": ("data.root=somewhere: the data of data=bundled is not read from there",),
     "+train.task.safety_limit=5": ("train.task.safety_limit: no such setting", "limit"),
     "+train.safety.helpful_limit=5": ("train.safety.helpful_limit: no such setting",),
     "+train.safeinstruct.helpful_limit=5": ("train.safeinstruct.helpful_limit: no such setting", "safety_limit"),
@@ -80,6 +80,22 @@ SILENT: dict[str, tuple[str, ...]] = {
     "store=''": ("store=''", "at least 1 character"),
     "stages=[]": ("stages=[]", "at least 1 item"),
     "+sed=3": ("sed: no such setting; did you mean seed?",),
+    "+method.safemerge.seed=3": ("seed=3 changes nothing where combine=exact",),
+    "+method.full.seed=3": ("seed=3 changes nothing where combine=peft_linear",),
+    "method.resta.seed=3": ("seed=3 changes nothing where dare_density is not set",),
+    "method.safemerge.tau=[q0.5,q0.50]": ("[q0.5, q0.50] has q0.5 twice",),
+    "method.safemerge.alpha=[0.8,0.8]": ("[0.8, 0.8] has 0.8 twice",),
+    "+method.safelora.energy=0.5": ("projector=official has no use for energy=0.5",),
+    "method.safemerge.display.colour=red": ("method.safemerge.display.colour='red'", "pattern"),
+    "method.safemerge.display.marker=zz": ("method.safemerge.display.marker='zz'", "pattern"),
+    "method.resta.display.hatch=abc": ("method.resta.display.hatch='abc'", "pattern"),
+    "benchmark.xstest.name=''": ("benchmark.xstest.name=''", "at least 1 character"),
+    "generation.seed=5": ("generation.seed=5 changes nothing at temperature 0",),
+    "train.parallel=fsdp": ("train.parallel=fsdp changes nothing with train.devices=1",),
+    "+train.args.eval_steps=5": ("train.args.eval_steps=5 changes nothing",),
+    "+train.args.run_name=x": ("train.args.run_name=x changes nothing",),
+    "+train.args.dataset_text_field=x": ("train.args.dataset_text_field=x changes nothing",),
+    "stages=[prepare,prepare]": ("stages=prepare,prepare has a stage twice",),
 }  # fmt: skip
 ELSEWHERE: dict[tuple[str, ...], tuple[str, ...]] = {
     ("model=llama3.1-8b", "+model.base.vocab_size=500"): ("model.base.vocab_size: no such setting", "revision"),
@@ -88,6 +104,19 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, ...]] = {
     ("model=llama3.1-8b", "judge.llama_guard_3_8b._target_=evaluation.judges.calibrated_threshold"): ("missing",),
     ("model=llama3.1-8b", "judge.llama_guard_3_8b._target_=evaluation.statistics.Rate"): ("llama_guard_3_8b",),
     ("model=smollm2-135m", "+judge.probe.max_tokens=5"): ("judge.probe.max_tokens: no such setting", "depth"),
+    ("model=llama3.1-8b", "data=hub", "+data.datasets.gsm8k.test_ids=x"): (
+        "data.datasets.gsm8k.test_ids is not read with data=hub", "revision",
+    ),
+    ("model=llama3.1-8b", "data=hub", "+data.datasets.safety.revision=abc"): (
+        "data.datasets.safety.revision is not read with data=hub", "file",
+    ),
+    ("model=llama3.1-8b", "data=hub", "data.root=here"): ("data.root=here: the data of data=hub is not read from there",),
+    ("method=[aligned,finetuned,by_kind]", "method.by_kind.kinds=[q_prj]"): (
+        "method.by_kind.kinds=q_prj: no such kind of adapted modules; did you mean q_proj?",
+    ),
+    ("method=[aligned,finetuned,random_k]", "++method.safemerge.tau=q0.5", "method.random_k.seed=[0,0]"): ("has 0 twice",),
+    ("tracking=off", "tracking.project=x"): ("tracking.project=x changes nothing with tracking=off",),
+    ("tracking=off", "tracking.log_completions=true"): ("tracking.log_completions=True changes nothing",),
 }  # fmt: skip
 
 
@@ -105,6 +134,18 @@ def test_also_on_other_models(overrides: tuple[str, ...]) -> None:
         composed(*overrides)
     line = one_line(caught.value)
     assert all(words in line for words in ELSEWHERE[overrides]), line
+
+
+def test_what_does_change_something_is_taken() -> None:
+    """The same settings, where they have a use."""
+    composed(
+        "+method.safemerge.seed=3", "method.safemerge.combine=dare_linear", "+method.safemerge.density=0.5"
+    )
+    composed("method.resta.seed=3", "method.resta.dare_density=0.5")
+    composed("generation.seed=5", "generation.temperature=0.7")
+    composed("train.parallel=fsdp", "train.devices=2")
+    composed("tracking=off", "tracking.backend=off")
+    composed("task_adapter=here", "method=[aligned,finetuned,by_kind]", "method.by_kind.kinds=[any_proj]")
 
 
 def test_a_dict_of_limits_is_taken() -> None:
