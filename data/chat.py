@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from safemerge.errors import UserError
 
@@ -36,7 +36,19 @@ def check_single_bos(ids: list[int], bos_token_id: int | None) -> None:
         )
 
 
-Message = dict[str, Any]  # role, and content: a text, or a list of parts that hold texts
+class Text(TypedDict):
+    """A part of a turn, in the form of templates that take several."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(TypedDict):
+    """A turn of a chat, as templates take it."""
+
+    role: str
+    content: str | list[Text]
+
 
 #: Templates that print the date would make other prompts tomorrow. It is the one that Llama-3.1's template falls back to.
 TODAY = datetime.date(2024, 7, 26)
@@ -65,7 +77,9 @@ def chat_ids(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruction-tuned model"
         )
     marks = _marks(tokenizer, messages)
-    shown = [{**message, "content": _replaced(message["content"], marks)} for message in messages]
+    shown: list[Message] = [
+        {**message, "content": _replaced(message["content"], marks)} for message in messages
+    ]
     text = _rendered(tokenizer, shown, generation, template or {})
     ids: list[int] = []
     token_of = {mark: token for token, mark in marks.items()}
@@ -97,18 +111,19 @@ def _control_tokens(tokenizer: Any) -> frozenset[str]:
     return frozenset(listed | {str(token) for token in tokenizer.all_special_tokens})
 
 
-def _texts(content: Any) -> list[str]:
+def _texts(content: str | list[Text]) -> list[str]:
     return [content] if isinstance(content, str) else [part["text"] for part in content]
 
 
-def _replaced(content: Any, marks: dict[str, str]) -> Any:
-    if not marks:
-        return content
-    if not isinstance(content, str):
-        return [{**part, "text": _replaced(part["text"], marks)} for part in content]
-    for token, mark in marks.items():
-        content = content.replace(token, mark)
-    return content
+def _replaced(content: str | list[Text], marks: dict[str, str]) -> str | list[Text]:
+    def marked(text: str) -> str:
+        for token, mark in marks.items():
+            text = text.replace(token, mark)
+        return text
+
+    if isinstance(content, str):
+        return marked(content)
+    return [{**part, "text": marked(part["text"])} for part in content]
 
 
 def _rendered(
@@ -135,9 +150,17 @@ def _rendered(
         ) from error
 
 
-def _messages(prompt: str, system: str | None) -> list[dict[str, str]]:
-    head = [] if system is None else [{"role": "system", "content": system}]
+def _messages(prompt: str, system: str | None) -> list[Message]:
+    head: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return [*head, {"role": "user", "content": prompt}]
+
+
+def in_parts(message: Message) -> Message:
+    """The same turn, its content a list of one text."""
+    content = message["content"]
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    return {"role": message["role"], "content": content}
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, system: str | None = None) -> list[int]:
@@ -153,7 +176,7 @@ def example_ids(tokenizer: Any, prompt: str, response: str, *, system: str | Non
             training on it would teach something else than what is generated from.
     """
     head = prompt_ids(tokenizer, prompt, system=system)
-    messages = [*_messages(prompt, system), {"role": "assistant", "content": response}]
+    messages: list[Message] = [*_messages(prompt, system), {"role": "assistant", "content": response}]
     full = chat_ids(tokenizer, messages, generation=False)
     if full[: len(head)] != head:
         raise UserError(

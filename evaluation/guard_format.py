@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from data.chat import Message
 from data.schema import Word
 
 # MLCommons hazard taxonomy as Llama-Guard-3 numbers it.
@@ -36,7 +37,7 @@ _ANSWER = re.compile(r"safe|unsafe\b(.*)", re.DOTALL)
 _CODE = re.compile(r"\bS\d{1,2}\b")
 
 
-Turns = list[dict[str, Any]]
+Turns = list[Message]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class ShieldGemma:
     }
 
     def prompt(self, prompt: str, response: str) -> list[Question]:
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        turns: Turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         return [
             Question(turns, {"guideline": policy}, about=name, opening=False)
             for name, policy in self.policies.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -35,9 +35,9 @@ class Display(Part):
 
     name: str = ""  # "": the method's own
     order: int = 1000  # rows are sorted by it
-    colour: str = Field("#000000", pattern="^#[0-9A-Fa-f]{6}$")
-    marker: str = Field("d", pattern=r"^[.,ov^<>1-8spP*hH+xXdD|_]$")  # matplotlib's, as the hatch
-    hatch: str = Field("", pattern=r"^[-/\\|+xoO.*]*$")
+    colour: Annotated[str, Field(pattern="^#[0-9A-Fa-f]{6}$")] = "#000000"
+    marker: Annotated[str, Field(pattern=r"^[.,ov^<>1-8spP*hH+xXdD|_]$")] = "d"  # matplotlib's, as the hatch
+    hatch: Annotated[str, Field(pattern=r"^[-/\\|+xoO.*]*$")] = ""
     control: bool = False  # what the method is measured against; takes SafeMERGE's number of modules
 
 

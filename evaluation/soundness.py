@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from data.schema import read_jsonl
 from evaluation import labelled, quality, statistics
@@ -255,7 +254,20 @@ def effective_text(entries: list[Entry]) -> str:
     return " ".join(said)
 
 
-def training_curves(entry: Entry) -> dict[str, list[dict[str, Any]]]:
-    """The training logs by role, rows that have a loss; in the columns that the trainer wrote."""
-    logs = {name: read_jsonl(entry.path(path)) for name, path in entry.spec.training.items()}
-    return {name: [row for row in rows if row.get("loss") is not None] for name, rows in logs.items()}
+@dataclass(frozen=True)
+class LogRow:
+    """A row of a training's log: after how many steps, and the loss per token of the answers (nats)."""
+
+    step: int
+    loss: float
+
+
+def training_curves(entry: Entry) -> dict[str, list[LogRow]]:
+    """The training logs by role, rows that have a finite loss."""
+
+    def curve(path: str) -> list[LogRow]:
+        rows = enumerate(row for row in read_jsonl(entry.path(path)) if row.get("loss") is not None)
+        found = [LogRow(row.get("step", number), float(row["loss"])) for number, row in rows]
+        return [row for row in found if math.isfinite(row.loss)]
+
+    return {role: curve(path) for role, path in entry.spec.training.items()}

@@ -13,6 +13,7 @@ from data.schema import Completion, Example, GuardRow, Item, Measure, Verdict, r
 from evaluation.run_file import Check, EffectiveRecord, Git, Usage
 from pipeline.content import folder_digest
 from pipeline.store import MANIFEST
+from safemerge.changes import Changes
 from safemerge.errors import UserError
 from safemerge.table import ModuleRow, read_table
 
@@ -144,10 +145,14 @@ def similarity(folder: Path) -> list[ModuleRow]:
     return read_table(folder / SIMILARITY)
 
 
+def changes(folder: Path) -> Changes:
+    """What the repair reported of itself."""
+    return TypeAdapter(Changes).validate_json((folder / REPAIR).read_text())
+
+
 def shrink(folder: Path) -> float | None:
     """What a projection multiplied the length of its updates by, the median; None where it projected no update."""
-    found: float | None = json.loads((folder / REPAIR).read_text())["shrink"]
-    return found
+    return changes(folder).shrink
 
 
 def labels(folder: Path) -> Labels:
@@ -164,9 +169,8 @@ def checks(folder: Path) -> list[Check]:
 
 def effective(folder: Path) -> EffectiveRecord | None:
     """What a merge amounts to; None where it is exact, or no merge."""
-    path = folder / REPAIR
-    found = json.loads(path.read_text()).get("effective") if path.exists() else None
-    return None if found is None else EffectiveRecord.model_validate(found)
+    found = changes(folder).effective if (folder / REPAIR).exists() else None
+    return None if found is None else EffectiveRecord(**asdict(found))
 
 
 def usage(folder: Path) -> Usage | None:

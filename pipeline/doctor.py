@@ -176,9 +176,9 @@ def hub() -> Finding:
 def code() -> Finding:
     """The commit of this checkout."""
     git = provenance.git()
-    if not git["commit"]:
+    if not git.commit:
         return Finding("code", "not a git checkout")
-    return Finding("code", f"commit {git['commit'][:10]}{', with changes' if git['dirty'] else ''}")
+    return Finding("code", f"commit {git.commit[:10]}{', with changes' if git.dirty else ''}")
 
 
 def environment() -> Finding:

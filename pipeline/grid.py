@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from evaluation.choosing import ENDS
 from evaluation.run_file import HALVES, HalfName
@@ -148,7 +148,7 @@ def _merged(experiment: Experiment, point: Point, task: Source, selected: Iterab
     outside = any(isinstance(its, External) for its in inputs.values())
     if point.repair.kind == "project" or outside:
         inputs |= {"base": experiment.base, "aligned": experiment.aligned}
-    its = Merge(list(selected), asdict(point.repair))
+    its = Merge(list(selected), point.repair)
     return Step("merge", point.label, its.keyed(), inputs)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from evaluation.run_file import Git, Gpu, Machine
 from pipeline.content import file_digest
 from pipeline.precision import gpus, instruction_sets
 
@@ -57,14 +58,14 @@ def packages() -> dict[str, str]:
 
 
 @functools.cache
-def git(root: Path = ROOT) -> dict[str, Any]:
-    """Commit of this checkout, and what its code differs from it in (`evaluation.run_file.Git`)."""
+def git(root: Path = ROOT) -> Git:
+    """Commit of this checkout, and what its code differs from it in."""
     commit, changed = _git(root, "rev-parse", "HEAD"), _changed(root)
-    return {
-        "commit": commit.decode().strip() if commit else None,
-        "dirty": None if changed is None else bool(changed),
-        "changes": _content(root, changed) if changed else None,
-    }
+    return Git(
+        commit=commit.decode().strip() if commit else None,
+        dirty=None if changed is None else bool(changed),
+        changes=_content(root, changed) if changed else None,
+    )
 
 
 def _changed(root: Path) -> list[str] | None:
@@ -87,7 +88,7 @@ def _content(root: Path, paths: list[str]) -> str:
 
 
 @functools.cache
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """Processor, cores, memory and GPUs, without importing torch."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -98,17 +99,22 @@ def machine() -> dict[str, Any]:
             if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "instruction_sets": instruction_sets(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus(),
-        "python": platform.python_version(),
-    }
+    return Machine(
+        cpu=cpu,
+        cores=os.cpu_count(),
+        instruction_sets=instruction_sets(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=[Gpu.model_validate(gpu) for gpu in gpus()],
+        python=platform.python_version(),
+    )
+
+
+def now() -> str:
+    """The time, as it goes into manifests and run.json."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def collect() -> dict[str, Any]:
-    """All of it, with the time."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"created": now, "git": git(), "packages": packages(), "machine": machine()}
+    """All of it, with the time, for a manifest."""
+    its = {"git": git().model_dump(), "packages": packages(), "machine": machine().model_dump()}
+    return {"created": now(), **its}

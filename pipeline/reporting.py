@@ -58,7 +58,7 @@ def _written(
     path = folder / "run.json"
     entry = run_record.entry(x, store, folder, candidates)
     old = _earlier(path)
-    fingerprint = digest({"entry": entry.model_dump(mode="json"), "git": provenance.git()})
+    fingerprint = digest({"entry": entry.model_dump(mode="json"), "git": provenance.git().model_dump()})
     if old is None or old.fingerprint != fingerprint or not (folder / "report" / "report.html").exists():
         new = _run_file(x, store, entry, candidates, fingerprint)
         # A run that found its work done must not claim to have done it in a second: the first time is kept.
@@ -94,7 +94,10 @@ def _run_file(
     return RunFile(
         run=plan.run_name(x.config),
         fingerprint=fingerprint,
-        **provenance.collect(),
+        created=provenance.now(),
+        git=provenance.git(),
+        packages=provenance.packages(),
+        machine=provenance.machine(),
         wall_time_s=0.0,
         peak_memory_bytes=max((its.peak_memory_bytes for its in made), default=0),
         made_by=sorted({its.code for its in made}),
@@ -125,7 +128,7 @@ def over_seeds(config: Config, runs: Path) -> Path | None:
     found: dict[int, RunFile] = {}
     for path in sorted(runs.glob("*/run.json")):
         run = _earlier(path)
-        if run and len(run.runs) == 1 and run.settings == ours and run.git.model_dump() == git:
+        if run and len(run.runs) == 1 and run.settings == ours and run.git == git:
             found[run.runs[0].seed] = run
     if len(found) < 2:
         return None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from evaluation.run_file import HalfName, Measured
+from safemerge.selection import Repair
 
 Dict = dict[str, Any]
 
@@ -160,10 +161,15 @@ class Similarity(Settings):
 
 @dataclass(frozen=True)
 class Merge(Settings):
-    """Which modules are repaired, and how (`safemerge.selection.Repair`)."""
+    """Which modules are repaired, and how."""
 
     selected: list[str]
-    repair: Dict
+    repair: Repair
+
+
+def of_merge(settings: Dict) -> Merge:
+    """The settings of a merge job."""
+    return Merge(settings["selected"], Repair(**settings["repair"]))
 
 
 @dataclass(frozen=True)

@@ -197,25 +197,49 @@ def repair(
     for name, model in zip(("base", "aligned"), models, strict=True):
         card[name] = model.reference
         card[f"{name} fingerprint"] = model.fingerprint()
-    common: dict[str, Any] = {
-        "selected": select(rows, chosen.selection),
-        "repair": chosen.repair,
-        "output": output,
-        "base": models[0],
-        "aligned": models[1],
-        "card": card,
-        "rows": rows,
-        "device": device,
-        "overwrite": overwrite,
-    }
+    selected = select(rows, chosen.selection)
     if isinstance(task, FullModel):
-        info = full_repair.repair_model(task=task, safety=safety, **common)
+        done = full_repair.repair_model(
+            task=task,
+            safety=safety,
+            base=models[0],
+            aligned=models[1],
+            selected=selected,
+            repair=chosen.repair,
+            output=output,
+            card=card,
+            rows=rows,
+            device=device,
+            overwrite=overwrite,
+        )
     else:
-        theirs = safety if isinstance(safety, Adapter) else None
-        info = repair_adapter(task=task, safety=theirs, dtype=dtype, **common)
-    names = ("selected", "modules", "rank", "svd_error", "shrink", "rounding", "notes")
-    found = {name: info[name] for name in names if name in info}
-    return Repaired(output=Path(output), point=chosen, tau=number, rows=rows, **found)
+        done = repair_adapter(
+            task=task,
+            safety=safety if isinstance(safety, Adapter) else None,
+            base=models[0],
+            aligned=models[1],
+            selected=selected,
+            repair=chosen.repair,
+            output=output,
+            card=card,
+            rows=rows,
+            dtype=dtype,
+            device=device,
+            overwrite=overwrite,
+        )
+    return Repaired(
+        output=Path(output),
+        point=chosen,
+        tau=number,
+        rows=rows,
+        selected=done.selected,
+        modules=done.modules,
+        rank=done.rank,
+        svd_error=done.svd_error,
+        shrink=done.shrink,
+        rounding=done.rounding,
+        notes=done.notes,
+    )
 
 
 def _task(

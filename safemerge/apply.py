@@ -7,7 +7,6 @@ import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from safemerge import repairs
 from safemerge.adapters import Adapter, load_adapter, write_adapter
 from safemerge.card import Source, write_card
+from safemerge.changes import Changes
 from safemerge.checkpoints import Checkpoint
 from safemerge.effective import middle
 from safemerge.errors import UserError
@@ -40,7 +40,7 @@ def repair_adapter(
     rows: Sequence[ModuleRow] | None = None,
     device: str = "cpu",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Changes:
     """Write the task adapter, with the selected modules repaired, as an ordinary PEFT folder.
 
     Unselected modules keep dW_f. A module of the safety adapter that the task adapter lacks is left out: the
@@ -50,9 +50,6 @@ def repair_adapter(
 
     dtype: of the weights, the task adapter's by default. card: facts for the model card; rows: written
     beside it as similarity.csv. base and aligned: if given, both adapters must be theirs; `project` needs them.
-    Returns merged_modules, modules, selected (the names repaired), rank, svd_error (largest, relative; None
-    without truncation), shrink (||projected dW|| / ||dW||, the median of the projected modules; None without
-    any), effective (of a blend that is not exact: medians of `safemerge.effective.Effective`), notes and output.
     UserError for bad input, or if output exists and overwrite is not set.
     """
     ours = load_adapter(task)
@@ -66,42 +63,35 @@ def repair_adapter(
     theirs = theirs and renamed(theirs, ours.modules)
     _check(ours, theirs, selected, repair, models)
     target = Path(output)
-    info: dict[str, Any] = {
-        "modules": len(ours.modules),
-        "notes": _notes(ours, theirs, selected),
-        "svd_error": None,
-        "shrink": None,
-    }
+    found = Changes(len(ours.modules), notes=_notes(ours, theirs, selected))
     repairable = [name for name in ours.modules if theirs is None or name in theirs.modules]
     chosen = set(selected).intersection(repairable) if repair.kind != "keep" else set()
     ranks = {name: repairs.rank_of(repair, name, ours, theirs, chosen) for name in ours.modules}
     measured = repairs.Measured()
     repaired = repairs.repaired(ours, theirs, repair, chosen, models, device, measured)
     with complete_folder(target, overwrite) as folder:
-        info["rank"] = max(ranks.values())
-        write_adapter(folder, ours, repaired, info["rank"], dtype or ours.dtype)
-        info["selected"] = sorted(chosen.difference(measured.without_subspace))
-        info["merged_modules"] = len(info["selected"])
-        info["notes"] += [
+        found.rank = max(ranks.values())
+        write_adapter(folder, ours, repaired, found.rank, dtype or ours.dtype)
+        found.selected = sorted(chosen.difference(measured.without_subspace))
+        found.notes += [
             f"{name}: selected but not repaired, alignment did not change it, kept"
             for name in measured.without_subspace
         ]
         if measured.shrinks:
-            info["shrink"] = statistics.median(measured.shrinks)
+            found.shrink = statistics.median(measured.shrinks)
         if measured.merges:
-            info["effective"] = asdict(middle(measured.merges))
+            found.effective = middle(measured.merges)
         if measured.svd_errors:
-            info["svd_error"] = max(measured.svd_errors)
-            info["svd_error_mean"] = statistics.fmean(measured.svd_errors)
+            found.svd_error = max(measured.svd_errors)
+            found.svd_error_mean = statistics.fmean(measured.svd_errors)
         if rows is not None:
             write_table(folder / "similarity.csv", rows)
         if ours.embeddings:  # of another vocabulary, which its tokenizer goes with
             for name, path in companions(ours.source, tokenizer=True).items():
                 shutil.copyfile(path, folder / Path(name).name)
         sources = _source("task", ours), None if theirs is None else _source("safety", theirs)
-        write_card(folder, *sources, repair, info, card or {}, rows)
-    info["output"] = str(target)
-    return info
+        write_card(folder, *sources, repair, found, card or {}, rows)
+    return found
 
 
 def _check(

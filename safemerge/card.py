@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safemerge.changes import Changes
 from safemerge.selection import Repair, show
 from safemerge.table import ModuleRow, live_rhos
 
@@ -43,7 +44,7 @@ def write_card(
     task: Source,
     safety: Source | None,
     repair: Repair,
-    info: Mapping[str, Any],
+    done: Changes,
     facts: Mapping[str, Any],
     rows: Sequence[ModuleRow] | None,
     kept: Sequence[str] = (),
@@ -69,18 +70,18 @@ def write_card(
         "| setting | value |",
         "|---|---|",
         *(f"| {name} | {_cell(value)} |" for name, value in settings.items() if value is not None),
-        f"| modules repaired | {info['merged_modules']} of {info['modules']} |",
-        *([f"| rank | {info['rank']} |"] if info["rank"] is not None else []),
+        f"| modules repaired | {done.merged_modules} of {done.modules} |",
+        *([f"| rank | {done.rank} |"] if done.rank is not None else []),
     ]
-    if info.get("svd_error") is not None:
-        lines.append(f"| largest relative SVD error | {info['svd_error']:.3g} |")
-    if info.get("shrink") is not None:
+    if done.svd_error is not None:
+        lines.append(f"| largest relative SVD error | {done.svd_error:.3g} |")
+    if done.shrink is not None:
         lines.append(
-            f"| length of the projected updates, as a share of what it was (median) | {info['shrink']:.2g} |"
+            f"| length of the projected updates, as a share of what it was (median) | {done.shrink:.2g} |"
         )
-    if info.get("rounding") is not None:
+    if done.rounding is not None:
         lines.append(
-            f"| rounding to the stored dtype, as a share of the repaired updates (median) | {info['rounding']:.2g} |"
+            f"| rounding to the stored dtype, as a share of the repaired updates (median) | {done.rounding:.2g} |"
         )
     adapters = task.what == "LoRA adapter"
     head = "| adapter | from | sha256 of the weights |" if adapters else "| what | from | fingerprint |"
@@ -91,7 +92,7 @@ def write_card(
     ]
     if rows:
         lines += ["", "## rho", "", *_summary(rows)]
-    lines += ["", "## Modules repaired", "", *([f"- {name}" for name in info["selected"]] or ["none"])]
+    lines += ["", "## Modules repaired", "", *([f"- {name}" for name in done.selected] or ["none"])]
     if kept:
         lines += [
             "",
@@ -99,8 +100,8 @@ def write_card(
             "",
             *(f"- {line}" for line in kept),
         ]
-    if info["notes"]:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in info["notes"])]
+    if done.notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in done.notes)]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

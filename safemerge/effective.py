@@ -9,25 +9,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
 
 from safemerge.arithmetic import Factors
-
-
-@dataclass(frozen=True)
-class Effective:
-    """merged = task dW_f + safety dW_s + rest, by least squares; `rest` is ||rest|| / ||merged||.
-
-    cosine_a: of the two A matrices, as vectors.
-    """
-
-    task: float
-    safety: float
-    rest: float
-    cosine_a: float
+from safemerge.changes import Effective
 
 
 def _inner(left: Factors, right: Factors) -> float:

@@ -17,6 +17,7 @@ from safemerge import arithmetic, full_update
 from safemerge.adapters import Adapter
 from safemerge.apply import complete_folder
 from safemerge.card import Source, write_card
+from safemerge.changes import Changes
 from safemerge.checkpoints import Checkpoint
 from safemerge.errors import UserError, first_line
 from safemerge.files import split_reference
@@ -57,7 +58,7 @@ def repair_model(
     rows: Sequence[ModuleRow],
     device: str = "cpu",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Changes:
     """Write the task model with dW of the selected modules repaired: same shards, dtypes, index, config and tokenizer.
 
     W = W_aligned + repaired dW in float32, rounded once to the task model's dtype; every other tensor is the task
@@ -66,13 +67,12 @@ def repair_model(
     safety: a full fine-tune, or a LoRA, whose modules alone are then blended. DARE draws per entry of dW_f, as its paper
     does, from a seed and the module's name: a mask depends on neither selection nor shards.
 
-    Returns what `safemerge.apply.repair_adapter` does; `rounding` is ||rounding to the dtype|| / ||repaired dW||, the
-    median of the repaired modules. UserError for bad input, or if the disk fills up; nothing half-written is left.
+    UserError for bad input, or if the disk fills up; nothing half-written is left.
     """
     covered = [name for name in selected if not isinstance(safety, Adapter) or name in safety.modules]
     chosen = {task.modules[name]: name for name in covered}
     work = _Work(task.model, safety, base, aligned, repair, device)
-    info: dict[str, Any] = {"rank": None, "svd_error": None, "modules": len(rows)}
+    found = Changes(len(rows))
     with complete_folder(Path(output), overwrite) as folder:
         try:
             copy_files(task.model, folder)
@@ -81,18 +81,16 @@ def repair_model(
             raise UserError(
                 f"cannot write {output}: {first_line(error)}; free some space, or give another"
             ) from None
-        info["selected"] = sorted(set(covered).difference(work.without_subspace))
-        info["merged_modules"] = len(info["selected"])
-        info["shrink"] = statistics.median(work.shrinks) if work.shrinks else None
-        info["rounding"] = (statistics.median(work.roundings) or None) if work.roundings else None
+        found.selected = sorted(set(covered).difference(work.without_subspace))
+        found.shrink = statistics.median(work.shrinks) if work.shrinks else None
+        found.rounding = (statistics.median(work.roundings) or None) if work.roundings else None
         kept, changed = untouched(task, aligned)
-        info["notes"] = _notes(task, safety, selected, rows, work.without_subspace, changed)
+        found.notes = _notes(task, safety, selected, rows, work.without_subspace, changed)
         write_table(folder / "similarity.csv", rows)
         write_card(
-            folder, _source("task", task.model), _safety_source(safety), repair, info, card, rows, kept
+            folder, _source("task", task.model), _safety_source(safety), repair, found, card, rows, kept
         )
-    info["output"] = str(output)
-    return info
+    return found
 
 
 @dataclass

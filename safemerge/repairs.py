@@ -11,8 +11,9 @@ from torch import Tensor
 from safemerge import arithmetic, subspace
 from safemerge.adapters import Adapter, Lora
 from safemerge.arithmetic import Factors
+from safemerge.changes import Effective
 from safemerge.checkpoints import Checkpoint
-from safemerge.effective import Effective, effective_weights
+from safemerge.effective import effective_weights
 from safemerge.errors import UserError
 from safemerge.measure import subspaces
 from safemerge.selection import Repair

@@ -37,6 +37,7 @@ from pipeline.stage_settings import (
 )
 from pipeline.store import MANIFEST, VERSIONS
 from pipeline.unkeyed import NOTHING, Engine, Origin, Share, Unkeyed
+from safemerge.selection import Repair
 
 GOLDEN = Path(__file__).parent / "unit" / "golden.json"
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -108,7 +109,7 @@ def found(folder: Path) -> dict[str, Any]:
     task, refusing = lora("task", aligned, 1, task=rows), lora("refusing", aligned, 1, safety=safety)
     similarity = run("similarity", "similarity", Similarity(), base=base, aligned=aligned, adapter=task)
     modules = artifacts.similarity(similarity)
-    repair = {"kind": "blend", "alpha": 0.8, "combine": "peft_linear"}
+    repair = Repair("blend", alpha=0.8, combine="peft_linear")
     merge = run("merge", "merge", Merge([modules[0].module], repair), task=task, safety=refusing)
     decoding = Generate("transformers", "float32", 6, "dev", None, 0.0, None, None)
     replies = run("generate", "replies", decoding, ENGINE, model=aligned, items=items, adapter=merge)

@@ -1,6 +1,6 @@
 """The report's figures. Each function writes its figure beside the given stem and returns the paths, [] without data."""
 
-from evaluation.figures.grid import heatmap, pareto, read_similarity, tau_curve
+from evaluation.figures.grid import heatmap, pareto, tau_curve
 from evaluation.figures.null import null_scatter
 from evaluation.figures.rates import category_bars, seed_spread, training
 
@@ -9,7 +9,6 @@ __all__ = [
     "heatmap",
     "null_scatter",
     "pareto",
-    "read_similarity",
     "seed_spread",
     "tau_curve",
     "training",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
-from typing import Any
 
 from evaluation.choosing import Chosen, first_of, rate_of
 from evaluation.figures.canvas import figure
 from evaluation.results import Entry, Point
 from safemerge.selection import of_null
+from safemerge.table import read_table
 
 
 def _axes(entry: Entry) -> tuple[str | None, str | None]:
@@ -66,12 +65,6 @@ def pareto(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
     return paths
 
 
-def read_similarity(path: Path) -> list[dict[str, Any]]:
-    """Rows of similarity.csv with rho as a float (NaN when it is empty)."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{**row, "rho": float(row["rho"] or "nan")} for row in csv.DictReader(file)]
-
-
 def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
     """rho by layer and kind; modules that the selected point merged are outlined."""
     paths: list[Path] = []
@@ -80,17 +73,17 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
     import numpy as np
     from matplotlib.patches import Patch, Rectangle
 
-    rows = [row for row in read_similarity(entry.path(entry.spec.similarity)) if math.isfinite(row["rho"])]
-    layers = sorted({int(float(row["layer"])) for row in rows if row["layer"] != ""})
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    rows = [row for row in read_table(entry.path(entry.spec.similarity)) if math.isfinite(row.rho)]
+    layers = sorted({row.layer for row in rows if row.layer is not None})
+    kinds = list(dict.fromkeys(row.kind for row in rows))
     if not layers:
         return paths
     values = np.full((len(kinds), len(layers)), np.nan)
     where = {}
     for row in rows:
-        if row["layer"] != "":
-            where[row["module"]] = (kinds.index(row["kind"]), layers.index(int(float(row["layer"]))))
-            values[where[row["module"]]] = row["rho"]
+        if row.layer is not None:
+            where[row.module] = (kinds.index(row.kind), layers.index(row.layer))
+            values[where[row.module]] = row.rho
     selected = set(point.spec.selected) if point else set()
     with figure(max(6.0, 1.9 + 0.3 * len(layers)), 1.7 + 0.36 * len(kinds), paths, stem) as (fig, axes):
         ax = axes[0][0]

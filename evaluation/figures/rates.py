@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from evaluation.analysis import Group
 from evaluation.figures.canvas import figure
 from evaluation.headline import HeadlineRow
 from evaluation.results import Entry
 from evaluation.sections import FEWEST, large_categories
-from evaluation.soundness import training_curves
+from evaluation.soundness import LogRow, training_curves
 
 
 def category_bars(group: Group, stem: Path) -> list[Path]:
@@ -112,10 +111,9 @@ def _known(row: HeadlineRow, benchmark: str | None) -> list[float]:
 
 def training(entries: list[Entry], stem: Path) -> list[Path]:
     """Training loss of every fine-tuning, a line per seed."""
-    curves: dict[str, list[tuple[Any, list[dict[str, Any]]]]] = {}
+    curves: dict[str, list[tuple[int, list[LogRow]]]] = {}
     for entry in entries:
         for name, rows in training_curves(entry).items():
-            rows = [row for row in rows if math.isfinite(row["loss"])]
             if len(rows) > 1:  # a line needs two
                 curves.setdefault(name, []).append((entry.spec.seed, rows))
     paths: list[Path] = []
@@ -124,7 +122,7 @@ def training(entries: list[Entry], stem: Path) -> list[Path]:
     with figure(max(4.0, 2.4 * len(curves)), 2.6, paths, stem, cols=len(curves)) as (_, axes):
         for ax, (name, lines) in zip(axes[0], curves.items(), strict=True):
             for i, (seed, rows) in enumerate(lines):
-                x, y = [r.get("step", j) for j, r in enumerate(rows)], [r["loss"] for r in rows]
+                x, y = [row.step for row in rows], [row.loss for row in rows]
                 ax.plot(
                     x,
                     y,

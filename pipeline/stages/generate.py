@@ -9,7 +9,7 @@ import contextlib
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from data.chat import prompt_ids
 from data.schema import Completion, ids_digest, write_jsonl
@@ -82,9 +82,6 @@ def run(jobs: list[Job]) -> None:
     total = sum(len(its.prompts) for its in work)
     count = total - len(requests)
     engine = jobs[0].beside(Engine)
-    sampling: dict[str, Any] = {"temperature": settings.temperature}
-    if settings.top_p is not None and settings.seed is not None:
-        sampling |= {"top_p": settings.top_p, "seed": settings.seed}
     report(count, total, "loading the model")
     if requests:
         replies = generate(
@@ -92,7 +89,9 @@ def run(jobs: list[Job]) -> None:
             [request for _, _, request in requests.values()],
             backend=settings.backend,
             dtype=settings.dtype,
-            **sampling,
+            temperature=settings.temperature,
+            top_p=1.0 if settings.top_p is None else settings.top_p,
+            seed=settings.seed or 0,
             max_num_seqs=engine.max_num_seqs,
             max_loras=engine.max_loras,
             gpu_memory_utilization=engine.gpu_memory_utilization,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from data.chat import chat_ids, prompt_ids
+from data.chat import chat_ids, in_parts, prompt_ids
 from data.schema import Completion, Verdict, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import GuardFormat, Question, p_unsafe, questions
@@ -70,7 +70,7 @@ def _question_ids(
     try:
         check_reads(tokenizer, ids, prompt, response)
     except UserError:  # some templates want content as a list of parts, as Llama-Guard-3-1B's does
-        parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in asked]
+        parts = [in_parts(turn) for turn in asked]
         ids = chat_ids(tokenizer, parts, generation=question.opening, template=question.template)
         if "'type': 'text'" in tokenizer.decode(ids, clean_up_tokenization_spaces=False):
             raise  # others print the list as it is

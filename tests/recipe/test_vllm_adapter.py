@@ -60,7 +60,7 @@ def test_vllm_serves_the_repaired_adapter(
         repair=Repair("blend", alpha=0.7),
         output=tmp_path / "out",
     )
-    assert info["rank"] == 10
+    assert info.rank == 10
 
     ids = [(7 * i) % VOCAB for i in range(24)]
     reference = AutoModelForCausalLM.from_pretrained(model)

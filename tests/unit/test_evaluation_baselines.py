@@ -19,6 +19,7 @@ from evaluation.tables import headline_table
 from pipeline import run_record
 from pipeline.artifacts import REPAIR
 from pipeline.store import Store
+from safemerge.changes import Changes
 from safemerge.errors import UserError
 from tests.planning import experiment, fill, with_similarity
 
@@ -115,7 +116,7 @@ def test_run_json_holds_what_the_projections_reported(tmp_path: Path) -> None:
     for step in made.values():
         fill(store, step)
     for method, shrink in (("safelora", 0.01), ("safelora_orthogonal", 0.5)):
-        (store.path(projections[method]) / REPAIR).write_text(json.dumps({"shrink": shrink}))
+        (store.path(projections[method]) / REPAIR).write_text(json.dumps(asdict(Changes(14, shrink=shrink))))
     points = run_record.record(x, store, tmp_path, candidates).points
     assert {p.method: p.projection for p in points if p.projection} == {
         "safelora": Projection(projector="official", shrink=0.01),

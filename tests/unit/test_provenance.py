@@ -23,7 +23,7 @@ def git(folder: Path, *args: str) -> None:
 
 def state(folder: Path) -> Git:
     provenance.git.cache_clear()
-    return Git.model_validate(provenance.git(folder))
+    return provenance.git(folder)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_selected_modules_are_blended_and_the_rest_kept(pico: Pico, tmp_path: Pa
     info = repair_adapter(
         task=pico.task, safety=pico.safety, selected=SOME, repair=BLEND, output=tmp_path / "out"
     )
-    assert (info["merged_modules"], info["modules"], info["rank"], info["notes"]) == (2, 14, 8, [])
+    assert (info.merged_modules, info.modules, info.rank, info.notes) == (2, 14, 8, [])
     task, safety, found = deltas(pico.task), deltas(pico.safety), deltas(tmp_path / "out")
     for name, delta in found.items():
         expected = 0.7 * task[name] + 0.3 * safety[name] if name in SOME else task[name]
@@ -158,7 +158,7 @@ def test_different_ranks_scalings_and_patterns_merge_exactly(tmp_path: Path) -> 
     info = repair_adapter(
         task=task, safety=safety, selected=tuple(modules()), repair=BLEND, output=tmp_path / "out"
     )
-    assert info["rank"] == 9
+    assert info.rank == 9
     mine, other, found = deltas(task), deltas(safety), deltas(tmp_path / "out")
     assert all(relative(found[name], 0.7 * mine[name] + 0.3 * other[name]) <= 1e-6 for name in mine)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
@@ -172,9 +172,9 @@ def test_modules_of_one_adapter_only_follow_the_rule_and_are_listed(tmp_path: Pa
     q, v = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
     selected = tuple(modules(QKV[:2]))
     info = repair_adapter(task=task, safety=safety, selected=selected, repair=BLEND, output=tmp_path / "out")
-    assert info["merged_modules"] == 2
-    assert f"{q}: in the task adapter only, selected but not repaired, kept" in info["notes"]
-    assert f"{v}: in the safety adapter only, left out" in info["notes"]
+    assert info.merged_modules == 2
+    assert f"{q}: in the task adapter only, selected but not repaired, kept" in info.notes
+    assert f"{v}: in the safety adapter only, left out" in info.notes
     found = deltas(tmp_path / "out")
     assert set(found) == set(selected)
     assert torch.equal(found[q], deltas(task)[q])
@@ -186,10 +186,10 @@ def test_truncation_reports_its_error(pico: Pico, tmp_path: Path) -> None:
     info = repair_adapter(
         task=pico.task, safety=pico.safety, selected=SOME, repair=repair, output=tmp_path / "out"
     )
-    assert info["rank"] == 4
+    assert info.rank == 4
     task, safety, found = deltas(pico.task), deltas(pico.safety), deltas(tmp_path / "out")
     errors = [relative(found[name], 0.7 * task[name] + 0.3 * safety[name]) for name in SOME]
-    assert info["svd_error"] == pytest.approx(max(errors), rel=1e-4)
+    assert info.svd_error == pytest.approx(max(errors), rel=1e-4)
 
 
 def test_logits_in_peft_equal_dense_deltas(pico: Pico, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_every_method_runs_end_to_end(pico: Pico, tmp_path: Path) -> None:
             base=pico.base,
             aligned=pico.aligned,
         )
-        counts.append(info["merged_modules"])
+        counts.append(info.merged_modules)
     assert counts == [4, 4, 10, 10, 3, 14, 14, 7, 7]
 
 

@@ -53,9 +53,9 @@ def test_a_projection_reports_how_far_it_shrinks_its_updates(
         expected = matrix(v) @ task[name] if name in SOME else task[name]
         assert (found[name] - expected).norm() <= 2e-6 * task[name].norm()
         shrinks += [float(expected.norm() / task[name].norm())] if name in SOME else []
-    assert info["shrink"] == pytest.approx(statistics.median(shrinks), rel=1e-4)
+    assert info.shrink == pytest.approx(statistics.median(shrinks), rel=1e-4)
     card = (out / "README.md").read_text()
-    assert f"(median) | {info['shrink']:.2g} |" in card and f"| projector | {repair.projector} |" in card
+    assert f"(median) | {info.shrink:.2g} |" in card and f"| projector | {repair.projector} |" in card
     assert ("| energy | 0.5 |" in card) is (repair is ORTHOGONAL)
 
 
@@ -107,8 +107,8 @@ def test_a_module_that_alignment_did_not_change_keeps_its_update(
     out = tmp_path / "out"
     info = repair_adapter(task=adapter, safety=None, selected=SOME, repair=repair, output=out, **models)
     assert torch.equal(deltas(out)[SOME[0]], deltas(adapter)[SOME[0]])
-    assert info["selected"] == sorted(SOME[1:]) and info["merged_modules"] == 2
-    assert info["notes"] == [f"{SOME[0]}: selected but not repaired, alignment did not change it, kept"]
+    assert info.selected == sorted(SOME[1:]) and info.merged_modules == 2
+    assert info.notes == [f"{SOME[0]}: selected but not repaired, alignment did not change it, kept"]
     rows = similarity_table(**models, adapter=adapter)
     assert SOME[0] not in select(rows, methods.safelora(tau=1)[0].selection)
     alone = repair_adapter(

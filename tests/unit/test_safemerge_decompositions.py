@@ -37,7 +37,7 @@ def repaired(pico: Pico, point: Point, output: Path) -> tuple[dict[str, torch.Te
     info = repair_adapter(
         task=pico.task, safety=pico.safety, selected=names, repair=point.repair, output=output
     )
-    return updates(output), info["rank"]
+    return updates(output), info.rank
 
 
 @pytest.mark.parametrize(("task", "safety"), [(1.12, 0.45), (1.0, 0.45), (0.0, 1.0), (1.0, 0.0), (0.0, 0.5)])
