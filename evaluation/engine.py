@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import lora_cpu
-from safemerge import peft_config
 from safemerge.errors import UserError
-from safemerge.files import read_json
+from safemerge.peft_config import largest_rank
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,6 @@ def stop_ids(model: str, tokenizer: Any) -> list[int]:
         listed = GenerationConfig.from_pretrained(model).eos_token_id
         found |= set(listed if isinstance(listed, list) else [listed])
     return sorted(token for token in found if token is not None)
-
-
-def adapter_rank(folder: Path) -> int:
-    """The largest LoRA rank that a PEFT folder declares for any of its modules."""
-    return peft_config.largest_rank(read_json(folder / peft_config.CONFIG))
 
 
 def generate(
@@ -204,7 +198,7 @@ def _vllm(
     lora: dict[str, Any] = {}
     if folders:
         # vLLM refuses ranks above max_lora_rank, which defaults to 16 and comes in steps.
-        needed = max(adapter_rank(folder) for folder in folders)
+        needed = max(largest_rank(folder) for folder in folders)
         rank = next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= needed), None)
         if rank is None:
             raise UserError(

@@ -2,9 +2,9 @@
 
 They are never mixed with ours without a label.
 
-Sources: specification = the one that this project started from; digest = third-party digests of the paper (Djuhera et
-al. 2025, SafeMERGE), several agreeing; code = the official repository aladinD/SafeMERGE. None of them was read from the
-paper's own tables by us.
+Sources: summary = an unpublished summary of the paper (Djuhera et al. 2025, SafeMERGE) that this repository was written
+from; digest = published digests of it by others, several agreeing; code = the official repository aladinD/SafeMERGE. None
+of them was read from the paper's own tables by us.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ def _llama31() -> list[Cell]:
     for method, values in table.items():
         for metric, value in zip(("utility", "directharm", "hexphi"), values, strict=True):
             both = method == "safemerge" or (method, metric) == ("finetuned", "utility")
-            source = "digest, specification" if both else "digest"
+            source = "digest, summary" if both else "digest"
             cells.append(Cell("llama3.1-8b", "gsm8k", method, metric, value, source))
     return cells
 
 
 CELLS: tuple[Cell, ...] = (
     *_llama31(),
-    Cell("llama2-7b", "gsm8k", "finetuned", "utility", 27.37, "specification"),
-    Cell("llama2-7b", "gsm8k", "safemerge", "utility", 26.96, "specification"),
-    Cell("llama2-7b", "gsm8k", "finetuned", "directharm", 27.80, "specification"),
-    Cell("llama2-7b", "gsm8k", "safemerge", "directharm", 7.50, "specification"),
-    Cell("qwen2-7b", "gsm8k", "finetuned", "directharm", 25.30, "specification"),
-    Cell("qwen2-7b", "gsm8k", "safelora", "directharm", 22.30, "specification"),
-    Cell("qwen2-7b", "gsm8k", "safemerge", "directharm", 8.20, "specification"),
-    Cell("llama3.1-8b", "pubmedqa", "finetuned", "utility", 78.80, "specification"),
-    Cell("llama3.1-8b", "pubmedqa", "safemerge", "utility", 79.00, "specification"),
-    Cell("llama3.1-8b", "pubmedqa", "finetuned", "directharm", 23.50, "specification"),
-    Cell("llama3.1-8b", "pubmedqa", "safemerge", "directharm", 9.10, "specification"),
-    Cell("llama2-7b", "any", "safety LoRA alone, 1000 samples", "directharm", 1.30, "specification"),
-    Cell("llama3.1-8b", "any", "safety LoRA alone, 1000 samples", "directharm", 6.30, "specification"),
+    Cell("llama2-7b", "gsm8k", "finetuned", "utility", 27.37, "summary"),
+    Cell("llama2-7b", "gsm8k", "safemerge", "utility", 26.96, "summary"),
+    Cell("llama2-7b", "gsm8k", "finetuned", "directharm", 27.80, "summary"),
+    Cell("llama2-7b", "gsm8k", "safemerge", "directharm", 7.50, "summary"),
+    Cell("qwen2-7b", "gsm8k", "finetuned", "directharm", 25.30, "summary"),
+    Cell("qwen2-7b", "gsm8k", "safelora", "directharm", 22.30, "summary"),
+    Cell("qwen2-7b", "gsm8k", "safemerge", "directharm", 8.20, "summary"),
+    Cell("llama3.1-8b", "pubmedqa", "finetuned", "utility", 78.80, "summary"),
+    Cell("llama3.1-8b", "pubmedqa", "safemerge", "utility", 79.00, "summary"),
+    Cell("llama3.1-8b", "pubmedqa", "finetuned", "directharm", 23.50, "summary"),
+    Cell("llama3.1-8b", "pubmedqa", "safemerge", "directharm", 9.10, "summary"),
+    Cell("llama2-7b", "any", "safety LoRA alone, 1000 samples", "directharm", 1.30, "summary"),
+    Cell("llama3.1-8b", "any", "safety LoRA alone, 1000 samples", "directharm", 6.30, "summary"),
 )
 
 SETTINGS = (
-    ("merged modules at tau = 0.7", "28 of 56 (q and v of 28 layers)", "specification"),
-    ("merge weights", "[0.8, 0.2]", "specification"),
+    ("merged modules at tau = 0.7", "28 of 56 (q and v of 28 layers)", "summary"),
+    ("merge weights", "[0.8, 0.2]", "summary"),
     ("default tau of the official code", "0.35", "code"),
     ("range named in later notes", "tau 0.6 to 0.8 with alpha about 0.7", "digest"),
-    ("safety data sizes", "100, 500, 1000, 2500", "specification"),
+    ("safety data sizes", "100, 500, 1000, 2500", "summary"),
     ("judge", "Llama-Guard-3-8B", "digest"),
     (
         "LoRA rank, alpha, learning rate, epochs, decoding, prompts, seeds, full grid",
@@ -111,9 +111,10 @@ def literature_table(groups: Sequence[Group]) -> Table:
         "Ours against the paper, %",
         ["Model", "Task", "Method", "Metric", "Paper", "Source", "Ours (all prompts)"],
         note=(
-            "specification: the specification that this project started from; digest: third-party digests of the paper, "
-            "several agreeing; code: the authors' repository. None was read from the paper itself. Ours beside RESTA is "
-            "RESTA-style, with a safety LoRA as the vector; what C does to SafeLoRA's updates stands under the main table."
+            "summary: an unpublished summary of the paper that this repository was written from; digest: published digests "
+            "of it by others, several agreeing; code: the authors' repository. None was read from the paper itself. Ours "
+            "beside RESTA is RESTA-style, with a safety LoRA as the vector; what C does to SafeLoRA's updates stands under "
+            "the main table."
         ),
     )
     for cell in CELLS:

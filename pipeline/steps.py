@@ -25,8 +25,7 @@ from pipeline.stage_settings import (
 from pipeline.store import External, Step
 from pipeline.unkeyed import NOTHING, Folder, Origin, Share
 from safemerge.errors import UserError
-from safemerge.files import read_json
-from safemerge.peft_config import check_config
+from safemerge.peft_config import check_folder
 
 #: TRL's names of the two arguments whose product is the batch.
 PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -167,7 +166,7 @@ def external(name: str, path: str | None) -> External | None:
             f"{name}={path}: no PEFT adapter there (adapter_config.json is missing); give the adapter's folder"
         )
     try:
-        check_config(f"{name}={path}", read_json(folder / ADAPTER))
+        check_folder(f"{name}={path}", folder)
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(name) else f"{name}={path}: {error}") from error
     if not any((folder / file).is_file() for file in ("adapter_model.safetensors", "adapter_model.bin")):

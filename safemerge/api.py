@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -193,7 +192,7 @@ def repair(
         raise UserError(f"the safety model {safety.reference} goes with a task model; give a safety adapter")
     rows = _similarity(*models, task, device, progress)
     number = None if chosen.tau is None else resolve_tau(chosen.tau, rows)
-    card: dict[str, Any] = {"method": chosen.method, "tau": number, "tau setting": chosen.tau_setting}
+    card: dict[str, object] = {"method": chosen.method, "tau": number, "tau setting": chosen.tau_setting}
     for name, model in zip(("base", "aligned"), models, strict=True):
         card[name] = model.reference
         card[f"{name} fingerprint"] = model.fingerprint()

@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,7 +35,7 @@ def repair_adapter(
     base: str | Path | Checkpoint | None = None,
     aligned: str | Path | Checkpoint | None = None,
     dtype: torch.dtype | None = None,
-    card: Mapping[str, Any] | None = None,
+    card: Mapping[str, object] | None = None,
     rows: Sequence[ModuleRow] | None = None,
     device: str = "cpu",
     overwrite: bool = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safemerge.changes import Changes
 from safemerge.selection import Repair, show
@@ -45,7 +45,7 @@ def write_card(
     safety: Source | None,
     repair: Repair,
     done: Changes,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     rows: Sequence[ModuleRow] | None,
     kept: Sequence[str] = (),
 ) -> None:
@@ -111,7 +111,7 @@ def _front_matter(task: Source) -> list[str]:
     return [*base, f"library_name: {library}", "tags:", *tags, "- safemerge", "- safety"]
 
 
-def _settings(repair: Repair) -> dict[str, Any]:
+def _settings(repair: Repair) -> dict[str, object]:
     seeded = repair.density is not None
     return {
         "repair": repair.kind,

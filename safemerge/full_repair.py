@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +53,7 @@ def repair_model(
     selected: Sequence[str],
     repair: Repair,
     output: str | Path,
-    card: Mapping[str, Any],
+    card: Mapping[str, object],
     rows: Sequence[ModuleRow],
     device: str = "cpu",
     overwrite: bool = False,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safemerge.errors import UserError
+from safemerge.files import read_json
 from safemerge.screening import visible
 
 CONFIG = "adapter_config.json"
@@ -106,6 +108,11 @@ def check_config(source: str, config: Mapping[str, Any]) -> None:
             check(source, f"{name} {pattern}", value)
 
 
+def check_folder(source: str, folder: Path) -> None:
+    """`check_config` of a PEFT folder."""
+    check_config(source, read_json(folder / CONFIG))
+
+
 def rank_and_scaling(config: Mapping[str, Any], module: str) -> tuple[int, float]:
     """r of a module and its scaling, lora_alpha / r or (rsLoRA) / sqrt(r), by PEFT's rules; `config` has been checked."""
     rank = int(_matching(config.get("rank_pattern"), module, config.get("r", RANK)))
@@ -113,8 +120,9 @@ def rank_and_scaling(config: Mapping[str, Any], module: str) -> tuple[int, float
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def largest_rank(config: Mapping[str, Any]) -> int:
-    """The largest rank that any module may have; `config` has been checked."""
+def largest_rank(folder: Path) -> int:
+    """The largest rank that any module of a PEFT folder may have; its config has been checked."""
+    config = read_json(folder / CONFIG)
     return max([int(config.get("r", RANK)), *map(int, (config.get("rank_pattern") or {}).values())])
 
 

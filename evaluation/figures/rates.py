@@ -1,4 +1,4 @@
-"""The chosen points: harm per category, the spread over seeds, and the trainings behind them."""
+"""The selected points: harm per category, the spread over seeds, and the trainings behind them."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 import safemerge
-from evaluation.engine import adapter_rank
 from safemerge import load_adapter
 from safemerge.errors import UserError
+from safemerge.peft_config import largest_rank
 from tests.pico import HIDDEN, VOCAB, deltas, modules, save_pair, write_lora
 from tests.unit.foreign import (
     P,
@@ -128,7 +128,7 @@ def test_the_engine_serves_the_largest_rank_of_a_pattern(tmp_path: Path) -> None
     lora = write_lora(
         tmp_path / "lora", rank=4, ranks={Q: 16}, rank_pattern={"layers.0.self_attn.q_proj": 16}
     )
-    assert load_adapter(lora).modules[Q].rank == adapter_rank(lora) == 16
+    assert load_adapter(lora).modules[Q].rank == largest_rank(lora) == 16
 
 
 @pytest.fixture(scope="module")
