@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -13,13 +12,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.explain import CONF, choices
+
 #: Where names may be added that no config of ours sets; `pipeline.config` refuses those of nothing that exists.
 OPEN = ("generation.max_tokens", "train.args", "train.task.args", "train.safety.args", "data.datasets")
-CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _groups() -> list[str]:
@@ -83,7 +79,7 @@ def one_line(error: Exception) -> str:
     missing = re.search(r"Could not (?:find|load) '([\w-]+)/([^']+)'", text)
     if missing:
         group, choice = missing.groups()
-        return f"{group}={choice}: no such choice; {group} is one of {', '.join(_choices(group))}"
+        return f"{group}={choice}: no such choice; {group} is one of {', '.join(choices(group))}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     if unknown:
         # The key itself may be fine and one inside its value unknown: the cause names the latter.

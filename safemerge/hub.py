@@ -147,18 +147,8 @@ def snapshot(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ())
     Raises:
         UserError: they cannot be had, or one of them is damaged, which is then removed.
     """
-    import huggingface_hub
-
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                repo.id,
-                repo_type=repo.kind,
-                revision=repo.revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(ignore) or None,
-            )
-        )
+        folder = _snapshot(repo, patterns, ignore)
     except Exception as error:  # as above
         raise explained(error, repo) from error
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -168,6 +158,20 @@ def snapshot(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ())
     return folder
 
 
+def _snapshot(repo: Repo, patterns: Sequence[str], ignore: Sequence[str], offline: bool = False) -> Path:
+    import huggingface_hub
+
+    folder = huggingface_hub.snapshot_download(
+        repo.id,
+        repo_type=repo.kind,
+        revision=repo.revision,
+        allow_patterns=list(patterns),
+        ignore_patterns=list(ignore) or None,
+        local_files_only=offline,
+    )
+    return Path(folder)
+
+
 def _any_matches(name: str, patterns: Sequence[str]) -> bool:
     """As huggingface_hub matches names."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
@@ -175,20 +179,10 @@ def _any_matches(name: str, patterns: Sequence[str]) -> bool:
 
 def cached(repo: Repo, patterns: Sequence[str], *, ignore: Sequence[str] = ()) -> Path | None:
     """The folder that `snapshot` would give without the network; None if a file is known to be missing from it."""
-    import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo.id,
-                repo_type=repo.kind,
-                revision=repo.revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(ignore) or None,
-                local_files_only=True,
-            )
-        )
+        return _snapshot(repo, patterns, ignore, offline=True)
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError):
         return None
 
