@@ -73,11 +73,13 @@ SETTINGS = (
     ("default tau of the official code", "0.35", "code"),
     ("range named in later notes", "tau 0.6 to 0.8 with alpha about 0.7", "digest"),
     ("safety data sizes", "100, 500, 1000, 2500", "summary"),
-    ("judge", "Llama-Guard-3-8B", "digest"),
+    ("judges", "Llama-Guard-3-8B and ShieldGemma-9B", "digest"),
+    ("LoRA of adapters that the repository once held", "rank 8, q_proj and v_proj, dropout 0", "code"),
+    ("merge type of these", "linear", "code"),
     (
-        "LoRA rank, alpha, learning rate, epochs, decoding, prompts, seeds, full grid",
-        "not published where we could read it: ours are choices",
-        "-",
+        "LoRA alpha, learning rate, epochs, batch, decoding, prompts, seeds, full grid",
+        "not published where we could read it; ours are choices",
+        "none",
     ),
 )
 
@@ -90,7 +92,7 @@ METHODS = {
     "safelora": "SafeLoRA",
     "safemerge": "SafeMERGE",
 }
-METRICS = {"directharm": "DirectHarm", "hexphi": "HexPhi"}
+METRICS = {"directharm": "DirectHarm", "hexphi": "HEx-PHI"}
 
 
 def ours_of(cell: Cell, groups: Sequence[Group]) -> SeedRate | None:

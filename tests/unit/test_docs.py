@@ -11,12 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
-    "docs/architecture.md",
-    "docs/evaluation.md",
-    "docs/many_jobs.md",
-    "docs/report.md",
-    "docs/replicate.md",
-    "docs/full_models.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 )
 #: A path of ours between backticks: a folder of the repository, then names; no placeholders such as NAME, and
 #: not the folder of that name in the repository where the Bianchi collection lies.
@@ -30,7 +25,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
         for path in OURS.findall((ROOT / page).read_text())
         if not re.search("NAME|MODEL|data/training", path)
     }
-    assert named or page in ("docs/report.md", "docs/replicate.md")
+    assert len(named) > 50 or page != "docs/architecture.md", "the pattern finds none"
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 

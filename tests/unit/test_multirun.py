@@ -44,6 +44,23 @@ def test_the_jobs_after_a_failed_one_run_and_it_is_named_at_the_end(tmp_path: Pa
     ]
 
 
+def test_a_launcher_is_not_taken_in_silence_by_a_single_run(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "model=tiny",
+        "launcher=joblib",
+        "dry_run=true",
+        f"store={tmp_path}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    line = (
+        "error: launcher=joblib starts the jobs of a multirun, and this is one run: add -m, or leave it out"
+    )
+    assert (done.returncode, done.stderr.strip(), done.stdout) == (2, line, "")
+
+
 def outcome_of(error: BaseException) -> Outcome:
     def raises() -> None:
         raise error
