@@ -5,7 +5,6 @@ Paths in it are relative to its folder, or absolute.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.judges import Calibration
 from safemerge.errors import UserError
+from safemerge.whole_files import write_whole
 
 HalfName = Literal["dev", "test"]
 Measured = Literal["reference_bits", "refusal_log_odds"]
@@ -212,9 +212,7 @@ class RunFile(Part):
     def write(self, path: Path) -> None:
         """In one step: the file is whole, or as it was."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
 
 def read_run(path: Path) -> RunFile:

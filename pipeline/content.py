@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import inspect
 import json
@@ -14,6 +13,7 @@ from typing import Any
 
 from pipeline.store import digest
 from safemerge.errors import UserError
+from safemerge.whole_files import file_hash, write_whole
 
 MODEL_FILES = {".json", ".safetensors", ".bin", ".model", ".jinja", ".txt", ".py"}
 LARGE = 64 << 20  # bytes; from here on a file is hashed once and the hash noted down
@@ -23,25 +23,18 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in short. Of a large one as it was noted down when it had this size, inode and time."""
     found = path.stat()
     if found.st_size < LARGE:
-        return _hashed(path)
+        return file_hash(path)[:20]
     notes = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "safemerge" / "digests.json"
     name = f"{path.resolve()} {found.st_size} {found.st_ino} {found.st_mtime_ns}"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):
         known = dict(json.loads(notes.read_text()))
     if name not in known:
-        known[name] = _hashed(path)
+        known[name] = file_hash(path)[:20]
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
             notes.parent.mkdir(parents=True, exist_ok=True)
-            temporary = notes.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(known, indent=1))
-            os.replace(temporary, notes)
+            write_whole(notes, json.dumps(known, indent=1))
     return known[name]
-
-
-def _hashed(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:20]
 
 
 def folder_digest(folder: Path, suffixes: Iterable[str] = MODEL_FILES) -> str:

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from safemerge.whole_files import file_hash
+
 WHOLE = 64 << 20  # bytes
 BLOCKS, BLOCK = 16, 1 << 20
 #: The worker's log goes on after the artifact is finished; the others are about it.
@@ -28,14 +30,14 @@ class FileRecord(TypedDict):
 def content_hash(path: Path) -> str:
     """SHA-256 of a file, or of blocks of a large one."""
     size = path.stat().st_size
+    if size <= WHOLE:
+        return file_hash(path)
+    found = hashlib.sha256()
     with path.open("rb") as stream:
-        if size <= WHOLE:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        found = hashlib.sha256()
         for i in range(BLOCKS):  # the first and the last are its two ends
             stream.seek(i * (size - BLOCK) // (BLOCKS - 1))
             found.update(stream.read(BLOCK))
-        return found.hexdigest()
+    return found.hexdigest()
 
 
 def records(folder: Path) -> dict[str, FileRecord]:

@@ -19,6 +19,7 @@ import psutil
 from pipeline import progress
 from pipeline.store import DONE
 from pipeline.unkeyed import Unkeyed
+from safemerge.whole_files import write_whole
 
 Form = TypeVar("Form", bound=Unkeyed)
 
@@ -81,9 +82,7 @@ def _write(job: Job, wall_s: float, cpu_s: float) -> None:
         "peak_memory_bytes": peak_memory(),
         "peak_gpu_bytes": peak_gpu_memory(),
     }
-    whole = job.output / f"{DONE}.partial"  # in one step: a cut one would pass for a finished artifact
-    whole.write_text(json.dumps(done))
-    os.replace(whole, job.output / DONE)
+    write_whole(job.output / DONE, json.dumps(done))
 
 
 def cpu_seconds() -> float:

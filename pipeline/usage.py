@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store import MANIFEST
+from safemerge.whole_files import write_whole
 
 USES, RUN, FOLDERS = "uses.json", "run.json", "runs.txt"
 KEY = re.compile(r"[0-9a-f]{20}")
@@ -39,9 +40,7 @@ class Uses:
         self.names |= new
         content = {"store": os.path.relpath(self.store, self.folder), "artifacts": sorted(self.names)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        whole = self.folder / f"{USES}.partial"
-        whole.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(whole, self.folder / USES)
+        write_whole(self.folder / USES, json.dumps(content, indent=1) + "\n")
         self._known(self.folder.parent)
 
     def _known(self, runs: Path) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safemerge.files import check_whole, fetch, is_folder, read_json
 from safemerge.names import PREFIX, embedding_key, lora_key
 from safemerge.peft_config import CONFIG, check_config, diagnosis, rank_and_scaling
 from safemerge.table import module_order
+from safemerge.whole_files import file_hash
 
 WEIGHTS, WEIGHTS_BIN = "adapter_model.safetensors", "adapter_model.bin"
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -184,11 +184,7 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _digest(path: str, _mtime: int, _size: int) -> str:
-    digest = sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_hash(Path(path))
 
 
 def write_adapter(
