@@ -18,8 +18,6 @@ from data.guard import SPLITS
 from data.schema import Example, GuardRow, Item
 from safemerge.errors import UserError
 
-#: What a model trained from scratch reads.
-TRAINING = ("gsm8k", "pubmedqa", "safety", "helpful", "guard")
 
 Row = TypeVar("Row", Example, Item)
 
@@ -147,9 +145,3 @@ def fingerprint(name: str, *, split: str, source: Source = BUNDLED) -> str:
 def at_hand(name: str, *, split: str, source: Source) -> bool:
     """Whether the split can be read without the network."""
     return sources.at_hand(name, split, source)
-
-
-def pretraining_texts() -> list[str]:
-    """Prompts and responses of all bundled training files, for a model trained from scratch."""
-    found = [example for name in TRAINING for example in training(name, source=BUNDLED)]
-    return [f"{example.prompt}\n{example.response}".strip() for example in found]

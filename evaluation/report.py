@@ -41,7 +41,6 @@ class ReportSummary:
     failures: list[str]
     notes: list[str]
     rows: list[ResultRow]
-    paths: dict[str, Path] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
 
 
@@ -84,7 +83,6 @@ def build_report(
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
         _replace(folder, output)
-    names = ("results.csv", "results.json", "similarity.csv", *files)
     return ReportSummary(
         folder=output,
         tables=[headline_table(group) for group in groups],
@@ -92,7 +90,6 @@ def build_report(
         failures=page.failures(groups),
         notes=page.all_notes(groups),
         rows=rows,
-        paths={name: output / name for name in names if (output / name).exists()},
         figures=[output / path.name for path in drawn],
     )
 

@@ -29,7 +29,6 @@ class Experiment:
     config: Config
     base: Step
     aligned: Step
-    task_rows: Step
     tuning: Step  # labelled pairs that set a judge's threshold
     heldout: Step  # labelled pairs that measure the judges
     training_rows: dict[str, Step] = field(default_factory=dict)
@@ -102,7 +101,7 @@ def build(config: Config) -> Experiment:
         ),
     }
     tuning, heldout = steps.labelled_pairs("tuning"), steps.labelled_pairs("heldout")
-    experiment = Experiment(config, base, aligned, task_rows, tuning, heldout)
+    experiment = Experiment(config, base, aligned, tuning, heldout)
     if config.selection.grid == "none":
         _nothing_to_select(experiment.methods)
     made_from = aligned.inputs.get("adapter")

@@ -16,7 +16,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-DTYPES = ("float32", "bfloat16", "float16")
 #: Of the processor's flags, those that decide how fast its matrix products are; as Linux spells them.
 FLAGS = (
     "avx",

@@ -70,7 +70,7 @@ def test_a_defence_that_gives_something_else_is_one_line(given: Any, monkeypatch
 def test_a_task_with_its_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     x = planned("task", monkeypatch, "task=spelling")
     folders = {}
-    for name, step in (("rows", x.task_rows), ("items", x.items["spelling"])):
+    for name, step in (("rows", x.training_rows["task"]), ("items", x.items["spelling"])):
         folders[name] = tmp_path / name
         folders[name].mkdir()
         begin(1)
@@ -104,9 +104,9 @@ def test_a_data_set_of_the_hub_alone_is_looked_for_there(monkeypatch: pytest.Mon
 
 
 def test_its_reader_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = planned("task", monkeypatch, "task=spelling").task_rows.key
+    before = planned("task", monkeypatch, "task=spelling").training_rows["task"].key
     monkeypatch.setattr("inspect.getsource", lambda module: "another reader")
-    assert planned("task", monkeypatch, "task=spelling").task_rows.key != before
+    assert planned("task", monkeypatch, "task=spelling").training_rows["task"].key != before
 
 
 def test_a_judge_of_another_format(monkeypatch: pytest.MonkeyPatch) -> None:

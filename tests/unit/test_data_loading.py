@@ -18,6 +18,7 @@ from data.schema import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TRAINING = ("gsm8k", "pubmedqa", "safety", "helpful", "guard")
 BUNDLED_ITEMS = ("gsm8k", "pubmedqa", "directharm", "xstest")
 
 
@@ -59,7 +60,7 @@ def test_a_limit_keeps_order_and_proportions(name: str) -> None:
         assert abs(Counter(i.label for i in some)["benign"] - 27) <= 1
 
 
-@pytest.mark.parametrize("name", loading.TRAINING)
+@pytest.mark.parametrize("name", TRAINING)
 def test_training(name: str) -> None:
     found = loading.training(name, source=loading.BUNDLED)
     assert len({e.id for e in found}) == len(found)
@@ -127,10 +128,3 @@ def test_no_heavy_import() -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
-
-
-def test_pretraining_texts_are_training_rows() -> None:
-    texts = loading.pretraining_texts()
-    assert len(texts) > 1500
-    held = {i.prompt for name in BUNDLED_ITEMS for i in loading.items(name, source=loading.BUNDLED)}
-    assert not [t for t in texts if t.rsplit("\n", 1)[0] in held]
