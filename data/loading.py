@@ -18,7 +18,6 @@ from data.guard import SPLITS
 from data.schema import Example, GuardRow, Item
 from safemerge.errors import UserError
 
-
 Row = TypeVar("Row", Example, Item)
 
 

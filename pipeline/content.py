@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ def wording(judge: Callable[..., Any]) -> str:
         return digest(code)  # from outside this repository: no version of a stage is raised when it changes
     if hasattr(judge, "prompt") and hasattr(judge, "words"):
         guard = judge()
-        return digest({"prompt": guard.prompt("{prompt}", "{reply}"), "words": guard.words})
+        asked = guard.prompt("{prompt}", "{reply}")
+        if not isinstance(asked, str):  # turns, or several questions
+            asked = [asdict(part) if is_dataclass(part) else part for part in asked]
+        return digest({"prompt": asked, "words": guard.words})
     rubric = inspect.signature(judge).parameters.get("rubric")
     return digest(
         code if rubric is None else rubric.default

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from pipeline import plan
+from pipeline import answers, plan
 from pipeline.config import check, locate, points
 from pipeline.settings import Config
 from safemerge import controls, decompositions, methods
@@ -176,7 +176,8 @@ def test_every_job_of_an_experiment_can_be_planned() -> None:
         own = {k: str(v).split(",") for k, v in params.items() if k not in ("model", "task", "seed")}
         for values in itertools.product(*own.values()):
             job = [f"{key}={value}" for key, value in zip(own, values, strict=True)]
-            plan.build(composed("model=qwen2-7b", f"experiment={name}", *job))
+            x = plan.build(composed("model=qwen2-7b", f"experiment={name}", *job))
+            assert all(answers.verdicts(x, x.heldout, judge).key for judge in x.config.judge)
 
 
 @pytest.mark.parametrize("model", PAPER)

@@ -71,6 +71,14 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
             ("evaluation.guard_format.LlamaGuard.prompt", lambda *a: "other"),
         ),
         ("evaluation.guard_format.LlamaGuard", ("evaluation.guard_format.LlamaGuard.words", {"safe": "no"})),
+        (
+            "evaluation.guard_format.SmallGuard",
+            ("evaluation.guard_format.SmallGuard.prompt", lambda *a: "other"),
+        ),
+        (
+            "evaluation.guard_format.ShieldGemma",
+            ("evaluation.guard_format.ShieldGemma.policies", {"harassment": "another policy"}),
+        ),
         ("evaluation.server_judge.judge_with_server", None),
         ("evaluation.phrases.refusal_verdicts", ("inspect.getsource", lambda module: "other phrases")),
     ],
