@@ -8,10 +8,11 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evaluation.guard_format import Question
 from pipeline.store import digest
 from safemerge.errors import UserError
 from safemerge.whole_files import file_hash, write_whole
@@ -68,7 +69,7 @@ def wording(judge: Callable[..., Any]) -> str:
         guard = judge()
         asked = guard.prompt("{prompt}", "{reply}")
         if not isinstance(asked, str):  # turns, or several questions
-            asked = [asdict(part) if is_dataclass(part) else part for part in asked]
+            asked = [asdict(part) if isinstance(part, Question) else part for part in asked]
         return digest({"prompt": asked, "words": guard.words})
     rubric = inspect.signature(judge).parameters.get("rubric")
     return digest(

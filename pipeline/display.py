@@ -36,9 +36,8 @@ class Lines:
         self.title, self.start = title, now
         self.done = self.total = 0.0
         self.note = ""
-        self.first: tuple[float, float] | None = (
-            None  # when work began to be counted, and from which count on
-        )
+        #: When work began to be counted, and from which count on.
+        self.first: tuple[float, float] | None = None
         self.heard: float | None = None
         self.printed = now
 

@@ -77,7 +77,7 @@ def explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         return (
             f"{where}.kind={got}: no such kind; one of {kinds}"
             if got
-            else f"{where}: no such thing; {_closest(loc)}"
+            else f"{where}: no such thing{hint(str(loc[-1]), list(choices(str(loc[0]))))}"
         )
     # A key may stand there by mistake; one in an address is refused by its own check.
     secret = where.endswith("api_key_env") or "password" in first["msg"]
@@ -98,12 +98,6 @@ def _without_tags(loc: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
         path.append(part)
         values = values.get(part) if isinstance(values, Mapping) else None
     return tuple(path)
-
-
-def _closest(loc: tuple[Any, ...]) -> str:
-    valid = list(choices(str(loc[0])))
-    near = difflib.get_close_matches(str(loc[-1]), valid, n=1)
-    return f"did you mean {near[0]}?" if near else f"{loc[0]} is one of {', '.join(valid)}"
 
 
 def hint(name: str, valid: Collection[str]) -> str:

@@ -67,9 +67,8 @@ def run(jobs: list[Job]) -> None:
     requests: dict[str, tuple[Work, str, Request]] = {}
     for number, job in enumerate(jobs):
         mine = Generate(**job.settings)
-        prompts = {
-            item.id: item.prompt for item in artifacts.items(job.inputs["items"]) if item.half == mine.half
-        }
+        asked = artifacts.items(job.inputs["items"])
+        prompts = {item.id: item.prompt for item in asked if item.half == mine.half}
         its = Work(job, prompts, finished_rows(job.output), partial_rows.appending(job.output))
         work.append(its)
         for key, prompt in prompts.items():
