@@ -11,6 +11,8 @@ from pipeline.section import Address, Count, Section
 
 
 class JudgeSection(Section):
+    """What all judges have: the function or class that `_target_` names."""
+
     target_: str = Field(alias="_target_")
 
     @property
@@ -33,6 +35,8 @@ class ThresholdSection(JudgeSection):
 
 
 class ProbeJudge(ThresholdSection):
+    """A linear head of ours on the hidden states of the frozen base model."""
+
     kind: Literal["probe"]
     depth: float = Field(gt=0, le=1)
     c: float = Field(gt=0)
@@ -40,11 +44,15 @@ class ProbeJudge(ThresholdSection):
 
 
 class TrainedJudge(ThresholdSection):
+    """A small guard model that is trained here."""
+
     kind: Literal["trained"]
     max_tokens: Count
 
 
 class HubJudge(ThresholdSection):
+    """A guard model of the hub."""
+
     kind: Literal["hub"]
     id: str
     revision: str | None = None
@@ -55,10 +63,14 @@ class HubJudge(ThresholdSection):
 
 
 class PhrasesJudge(JudgeSection):
+    """Phrases that open a refusal: no model, nothing to set."""
+
     kind: Literal["phrases"]
 
 
 class ServerJudge(JudgeSection):
+    """A model behind an OpenAI-compatible server, with a rubric."""
+
     kind: Literal["api"]
     id: str = Field(min_length=1)
     base_url: str
