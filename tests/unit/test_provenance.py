@@ -129,7 +129,7 @@ def test_seeds_that_different_code_reported_are_not_put_together(
     monkeypatch.setattr("pipeline.plan.settings", lambda config, seeds: "alike")
     monkeypatch.setattr("pipeline.plan.run_name", lambda config, seeds: "seeds")
     now = Git(commit="0123", dirty=True, changes="aa")
-    monkeypatch.setattr(provenance, "git", lambda: now.model_dump())
+    monkeypatch.setattr(provenance, "git", lambda: now)
 
     def reported(seed: int, changes: str) -> RunFile:
         path = write_run(tmp_path / f"seed{seed}", seeds=(seed,), n=4)
