@@ -40,7 +40,7 @@ def test_a_large_file_is_hashed_once_until_it_changes(
     path.write_text("a long text of weights")
     first = content.file_digest(path)
     assert list(json.loads(notes.read_text()).values()) == [first]
-    monkeypatch.setattr(content, "_hashed", lambda path: "hashed anew")
+    monkeypatch.setattr(content, "file_hash", lambda path: "hashed anew")
     assert content.file_digest(path) == first
     path.write_text("another text, and a longer one")
     assert content.file_digest(path) == "hashed anew"
