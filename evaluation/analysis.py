@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evaluation import criterion, measure_controls, selection, soundness
+from evaluation import criterion, deciding, measure_controls, selection, soundness
 from evaluation import measures as continuous
 from evaluation.choosing import ChoiceRow, choose_points
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
@@ -64,6 +64,7 @@ class Group:
     checks: list[soundness.CheckRow]
     quality: list[soundness.QualityRow]
     power: list[soundness.PowerRow]
+    claims: list[deciding.ClaimRow]
     notes: list[str]
 
     @property
@@ -150,6 +151,7 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         checks=soundness.checks(entries),
         quality=soundness.qualities(entries, points),
         power=soundness.power(entries, points),
+        claims=deciding.claims(list(zip(entries, points, strict=True))),
         notes=soundness.notes(entries),
     )
 

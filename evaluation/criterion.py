@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation import statistics
+from evaluation import paired, statistics
 from evaluation.choosing import Chosen, first_of
 from evaluation.results import COMBINE_NAMES, Entry, Point, of_role
 from evaluation.run_file import Role
@@ -170,39 +170,22 @@ def _control(
     benchmark: str, name: str, combine: str | None, its: Sequence[tuple[Entry, Point, list[Point]]]
 ) -> ControlRow | None:
     """One control on one benchmark; None where no seed has a prompt with valid outcomes of both."""
-    import numpy as np
-
     answered = [
         (entry, ours, draws)
         for entry, ours, draws in its
         if all(point.answered(benchmark, "test") for point in (ours, *draws))
     ]
-    table: list[list[float]] = []
-    only_ours, only_theirs = 0.0, 0.0
-    for entry, ours, draws in answered:
-        found = [
-            [_gap(x, y) for x, y in zip(*sides, strict=True)]
-            for draw in draws
-            if (sides := [of_role(entry, point, benchmark, "test") for point in (ours, draw)])
+    found = paired.of_outcomes(
+        [
+            [
+                paired.gaps(*(of_role(entry, point, benchmark, "test") for point in (ours, draw)))
+                for draw in draws
+            ]
+            for entry, ours, draws in answered
         ]
-        gaps = [statistics.mean(list(prompt)) for prompt in zip(*found, strict=True)]
-        table.append(gaps)
-        only_ours += sum(gap > 0 for draw in found for gap in draw) / len(draws) / len(answered)
-        only_theirs += sum(gap < 0 for draw in found for gap in draw) / len(draws) / len(answered)
-    values = [statistics.mean(gaps) for gaps in table]
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
+    )
+    if found is None:
         return None
-    difference = statistics.mean(known)
-    n = round(statistics.mean([float(sum(not math.isnan(gap) for gap in gaps)) for gaps in table]))
-    # As for rates: never narrower than the interval of one seed's prompts, which has a width without discordant ones too.
-    low, high = statistics.paired_interval(n, only_ours, only_theirs)
-    if len(known) > 1 and n > 1 and len({len(gaps) for gaps in table}) == 1:
-        # A missing outcome takes its seed's mean: it then adds nothing to the variance.
-        both = (pair for pair in zip(table, values, strict=True) if not math.isnan(pair[1]))
-        filled = np.array([[value if math.isnan(gap) else gap for gap in gaps] for gaps, value in both])
-        half = statistics.half_width(filled)
-        low, high = min(low, difference - half), max(high, difference + half)
     ours = answered[0][1]
     both_sets = [(set(p.spec.selected), set(d.spec.selected)) for _, p, draws in answered for d in draws]
     arithmetic = COMBINE_NAMES.get(combine or "", combine or "")
@@ -212,17 +195,12 @@ def _control(
         ours=f"{ours.spec.display.name or ours.method} ({arithmetic})",
         against=name,
         draws=max(len(draws) for _, _, draws in answered),
-        n=n,
-        difference=difference,
-        low=max(-1.0, low),
-        high=min(1.0, high),
-        values=values,
+        n=found.n,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        values=found.values,
         merged=[p.spec.merged_modules for _, p, _ in answered],
         of_control=[draws[0].spec.merged_modules for _, _, draws in answered],
         shared=statistics.mean([len(a & b) / len(a) for a, b in both_sets if a]),
     )
-
-
-def _gap(ours: bool | None, theirs: bool | None) -> float:
-    """Their difference; NaN where a verdict is invalid."""
-    return math.nan if ours is None or theirs is None else float(ours) - float(theirs)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from data.schema import Item
-from evaluation import criterion_tables, judge_tables, measure_tables, sections
+from evaluation import claim_tables, criterion_tables, judge_tables, measure_tables, sections
 from evaluation.analysis import Group
 from evaluation.choosing import Chosen
-from evaluation.literature import SETTINGS
 from evaluation.long_form import plain
+from evaluation.published import SETTINGS
 from evaluation.quality import flags
 from evaluation.results import Entry, Point, primary
 from evaluation.run_file import Role, RunFile
@@ -42,6 +42,7 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
     """(section title, its tables) of one group, empty tables left out."""
     found = [
         ("Results", [headline_table(group), sections.recovery_table(group)]),
+        ("Claims", [claim_tables.claims_table(group, by) for by in claim_tables.BY]),
         ("The criterion against its controls", criterion_tables.control_tables(group)),
         ("The paper's protocol: all prompts", [headline_table(group, paper=True)]),
         (

@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 
 from evaluation.figures.canvas import figure
+from evaluation.overlap import chance
 from evaluation.run_file import EntryRecord, read_run
 from evaluation.tables import Table, markdown
 from safemerge.errors import UserError
@@ -141,19 +142,6 @@ def _pair(one: Member, other: Member, tau: str) -> PairRow:
         *chance(len(common), len(a), len(b), shared),
         *orders,
     )
-
-
-def chance(modules: int, a: int, b: int, shared: int) -> tuple[float, float, float, float]:
-    """Of sets of a and b modules drawn at random: the mean Jaccard index, its central 95 %, and P(overlap >= shared)."""
-    from scipy.stats import hypergeom
-
-    if not a + b:
-        return math.nan, math.nan, math.nan, math.nan
-    drawn = hypergeom(modules, a, b)
-    overlaps = range(max(0, a + b - modules), min(a, b) + 1)
-    mean = math.fsum(float(drawn.pmf(x)) * x / (a + b - x) for x in overlaps)
-    low, high = (float(drawn.ppf(q)) for q in (0.025, 0.975))
-    return mean, low / (a + b - low), high / (a + b - high), float(drawn.sf(shared - 1))
 
 
 def _name(member: Member) -> str:

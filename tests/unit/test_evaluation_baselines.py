@@ -57,7 +57,7 @@ def test_the_shrink_of_safeloras_c_stands_under_every_result_table(
     group = group_of(path)
     for table in (headline_table(group), headline_table(group, paper=True)):
         assert OFFICIAL.format(said) in table.note
-    assert OFFICIAL.format(said) in readme.block([path])
+    assert OFFICIAL.format(said) in readme.block(*readme.analysed([path]))
 
 
 def test_it_is_in_the_report_and_the_orthogonal_projector_has_a_sentence_of_its_own(

@@ -108,8 +108,8 @@ def test_recovery_is_measured_between_the_aligned_and_the_fine_tuned_model(tmp_p
     assert ours.recovered == pytest.approx(value[tuned, harm] - value[merged, harm])
     assert ours.gained == pytest.approx(value[tuned, utility] - value[aligned, utility])
     assert ours.retained == pytest.approx(value[merged, utility] - value[aligned, utility])
-    text = readme.block([path])
-    assert "## Checks" not in text and "## Checks" in readme.block([path], whole=True)
+    text = readme.block(*readme.analysed([path]))
+    assert "## Checks" not in text and "## Checks" in readme.block(*readme.analysed([path]), whole=True)
     share = 100 * ours.recovered / ours.lost
     assert f"{merged} recovers {100 * ours.recovered:.0f} ({share:.0f} %)" in text
     assert (

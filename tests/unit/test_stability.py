@@ -9,6 +9,7 @@ import pytest
 from synthetic_run import write_run
 
 from evaluation import stability
+from evaluation.overlap import chance
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def test_chance_is_that_of_random_sets() -> None:
     for _ in range(20000):
         a, b = set(rng.sample(range(18), 9)), set(rng.sample(range(18), 6))
         drawn.append(len(a & b) / len(a | b))
-    mean, low, high, p = stability.chance(18, 9, 6, 5)
+    mean, low, high, p = chance(18, 9, 6, 5)
     assert mean == pytest.approx(sum(drawn) / len(drawn), abs=0.005)
     assert sum(low <= x <= high for x in drawn) / len(drawn) >= 0.95
     assert p == pytest.approx(sum(x >= 5 / 10 for x in drawn) / len(drawn), abs=0.01)

@@ -1,0 +1,101 @@
+"""The claims ledger as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from evaluation.analysis import Group
+from evaluation.deciding import ClaimRow, Decided
+from evaluation.sections import points_text
+from evaluation.tables import Table, markdown
+
+BY = {"ours": "Claims of ours", "paper": "Claims of the paper"}
+NOTE = (
+    "Decided from this run's artifacts alone, with the points selected on the development half, on the test half. "
+    "Reproduced: the interval excludes no effect, and what was seen is at least the smallest effect that counts (of “up "
+    "to”: the interval excludes a loss of that margin). Not reproduced: the interval excludes an effect that counts, and "
+    "one of that size would have been shown, or the opposite of such a size was seen; below that power the outcome is "
+    "inconclusive. Shows: the smallest difference that these prompts and seeds show with 80 % power, by the exact McNemar "
+    "test with as many prompts changing against the difference as did here, or by the interval over seeds if that needs "
+    "more. Intervals are 95 %, unadjusted for the number of claims; they do not cover the draws of random modules, and "
+    "with one seed its prompts only. What counts is our choice: evaluation/claims.yaml."
+)
+
+
+def claims_table(group: Group, by: str) -> Table:
+    """The claims of one side, and what this group says of them."""
+    columns = ["Claim", *(["Source"] if by == "paper" else []), "Predicted", "Measured", "Shows", "Outcome"]
+    table = Table(BY[by], columns, note=NOTE if by == "ours" else "")
+    rows = [row for row in group.claims if row.by == by]
+    if by == "paper":
+        table.note = (
+            "Source: A the specification that this project started from, B third-party digests of the paper, C the "
+            "authors' code; predictions are differences of the published numbers. A claim about another model is not "
+            "tested by this run, and neither is one whose benchmarks this run's data stands in for."
+        )
+    elif any(row.stand_in for row in rows):
+        table.note += " The data of this run is a bundled stand-in: none of this is a replication of the paper's results."
+    for row in rows:
+        source = [row.grade] if by == "paper" else []
+        table.add(
+            f"{row.says} ({row.id})",
+            *source,
+            row.predicted or "–",
+            measured_text(row.decided),
+            shown_text(row.decided),
+            outcome_text(row, len(group.seeds)),
+        )
+        if row.decided.outcome in ("reproduced", "not reproduced"):
+            table.marked.add(len(table.rows) - 1)
+    return table
+
+
+def measured_text(its: Decided) -> str:
+    """What was subtracted from what, and the difference with its interval and each seed's."""
+    found = its.found
+    if found is None:
+        return its.measured or "–"
+    texts = [_text(value, its.unit) for value in (found.difference, found.low, found.high)]
+    seeds = (
+        f" ({'; '.join(_text(value, its.unit) for value in found.values)})" if len(found.values) > 1 else ""
+    )
+    return f"{its.measured}: {texts[0]} [{texts[1]}, {texts[2]}] {its.unit}{seeds}"
+
+
+def shown_text(its: Decided) -> str:
+    """What so many prompts and seeds can show."""
+    if its.found is None:
+        return "–"
+    n, seeds = its.found.n, its.found.seeds
+    size = f"{n} prompts, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    if math.isnan(its.detectable):
+        return f"{size}: no difference at all"
+    return f"{size}: {_text(its.detectable, its.unit).lstrip('+')} {its.unit} or more"
+
+
+def outcome_text(row: ClaimRow, seeds: int) -> str:
+    """The outcome and why; on stand-in data, and of one seed, it says so."""
+    its = row.decided
+    said: str = its.outcome
+    if its.outcome == "inconclusive" and its.found:
+        said += f": {shown_text(its).replace(': ', ' could show no less than ', 1).removesuffix(' or more')}"
+    if its.outcome in ("reproduced", "not reproduced"):
+        limits = [*(["stand-in data"] if row.stand_in else []), *(["one seed"] if seeds == 1 else [])]
+        said += f" ({', '.join(limits)})" if limits else ""
+    return f"{said}; {its.reason}"
+
+
+def _text(value: float, unit: str) -> str:
+    return points_text(value) if unit == "points" else f"{value:+.2f}"
+
+
+def claims_block(groups: Sequence[Group]) -> str:
+    """Both tables of every group, as Markdown."""
+    parts = []
+    for group in groups:
+        parts.append(f"**{group.title}: seeds {', '.join(map(str, group.seeds))}**")
+        for by in BY:
+            table = claims_table(group, by)
+            parts += [f"*{table.title}*", markdown(table), table.note]
+    return "\n\n".join(parts)

@@ -1,0 +1,52 @@
+"""What some finished runs say of the claims in evaluation/claims.yaml.
+
+python -m evaluation.claims --run RUN_JSON [RUN_JSON ...] [--output FILE.md]
+
+Only run.json and the rows that it names are read. Seeds of one experiment are put together, as in the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.claim_tables import claims_block, measured_text, outcome_text
+from evaluation.readme import analysed
+from safemerge.errors import UserError
+from safemerge.screening import visible
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit 0, or 2 with one line on a user error."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.claims", description=__doc__)
+    parser.add_argument("--run", nargs="+", type=Path, required=True, help="run.json, or several")
+    parser.add_argument("--output", type=Path, help="write the tables there, as Markdown")
+    options = parser.parse_args(arguments)
+    try:
+        groups = analysed(options.run)[1]
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(f"# Claims\n\n{claims_block(groups)}\n", encoding="utf-8")
+    except UserError as error:
+        print(f"error: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"error: cannot write {options.output}: {error.strerror}; give another --output", file=sys.stderr
+        )
+        return 2
+    for group in groups:
+        print(f"{group.title}: seeds {', '.join(map(str, group.seeds))}")
+        for row in group.claims:
+            print(f"  {row.id}: {visible(outcome_text(row, len(group.seeds)))}")
+            if row.decided.measured:
+                print(f"      {visible(measured_text(row.decided))}")
+    if options.output:
+        print(f"page: {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
