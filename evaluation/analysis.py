@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evaluation import criterion, deciding, measure_controls, selection, soundness
+from evaluation import criterion, deciding, measure_controls, selection, soundness, specifications
 from evaluation import measures as continuous
 from evaluation.choosing import ChoiceRow, choose_points
 from evaluation.comparisons import ComparisonRow, Recovery, recovery, tests
@@ -65,6 +65,7 @@ class Group:
     quality: list[soundness.QualityRow]
     power: list[soundness.PowerRow]
     claims: list[deciding.ClaimRow]
+    multiverse: list[specifications.Curve]
     notes: list[str]
 
     @property
@@ -152,6 +153,7 @@ def _group(entries: list[Entry], settings: str, keep: float, slack: float) -> Gr
         quality=soundness.qualities(entries, points),
         power=soundness.power(entries, points),
         claims=deciding.claims(list(zip(entries, points, strict=True))),
+        multiverse=specifications.curves([(first.key[3], list(zip(entries, points, strict=True)))]),
         notes=soundness.notes(entries),
     )
 

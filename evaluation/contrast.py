@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+from data.schema import Completion
 from evaluation import paired
 from evaluation.choosing import Chosen
 from evaluation.ledger import Contrast, Row
@@ -67,14 +69,25 @@ def outcomes(entry: Entry, point: Point, benchmark: str, reading: Reading) -> li
         return found
     replies = {row.id: row for row in point.completions[benchmark]}
     failed = None if reading.broken == "left out" else role != "utility"
-    bad = [bool({*BROKEN} & {*flags(replies[row.id], prose=role != "utility")}) for row in rows]
+    bad = [is_broken(replies[row.id].completion, role != "utility") for row in rows]
     return [failed if its else outcome for its, outcome in zip(bad, found, strict=True)]
 
 
+@lru_cache(maxsize=65536)  # the same replies are looked at under each reading
+def is_broken(text: str, prose: bool) -> bool:
+    """Whether a reply is no answer: it has one of the flags in `BROKEN`."""
+    return any(flag in BROKEN for flag in flags(Completion("", "", text), prose=prose))
+
+
 def difference(
-    seeds: Seeds, contrast: Contrast, benchmark: str, reading: Reading = AS_REPORTED
+    seeds: Seeds,
+    contrast: Contrast,
+    benchmark: str,
+    reading: Reading = AS_REPORTED,
+    *,
+    powered: bool = True,
 ) -> paired.Difference | None:
-    """The contrast over the seeds that have both rows and their answers; None where none has."""
+    """The contrast over the seeds that have both rows and their answers; None where none has. powered: see `paired`."""
     of_rates: list[list[list[float]]] = []
     of_measures: list[list[float]] = []
     for entry, chosen in seeds:
@@ -95,4 +108,6 @@ def difference(
         draws = [outcomes(entry, draw, benchmark, reading) for draw in theirs]
         if its and all(draws):
             of_rates.append([paired.gaps(its, draw) for draw in draws])
-    return paired.of_means(of_measures) if contrast.metric == "continuous" else paired.of_outcomes(of_rates)
+    if contrast.metric == "continuous":
+        return paired.of_means(of_measures)
+    return paired.of_outcomes(of_rates, powered=powered)

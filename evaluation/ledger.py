@@ -100,6 +100,7 @@ class Claim(Part):
 
     id: str
     says: str
+    across: str = ""  # what it says where the arithmetic is left open; "": the same
     by: Literal["paper", "ours"]
     grade: list[Literal["A", "B", "C"]] = []
     where: Where | None = None

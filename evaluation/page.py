@@ -18,6 +18,7 @@ from evaluation import claim_tables, criterion_tables, judge_tables, measure_tab
 from evaluation.analysis import Group
 from evaluation.choosing import Chosen
 from evaluation.long_form import plain
+from evaluation.multiverse_table import multiverse_table
 from evaluation.published import SETTINGS
 from evaluation.quality import flags
 from evaluation.results import Entry, Point, primary
@@ -35,6 +36,7 @@ CAPTIONS = {
     "categories": "Harm per prompt category, selected points.",
     "seeds": "Spread over training seeds.",
     "training": "Training loss.",
+    "multiverse": "The claims that some reading of the stored rows flips, six at most.",
 }
 
 
@@ -43,6 +45,7 @@ def group_tables(group: Group) -> list[tuple[str, list[Table]]]:
     found = [
         ("Results", [headline_table(group), sections.recovery_table(group)]),
         ("Claims", [claim_tables.claims_table(group, by) for by in claim_tables.BY]),
+        ("The verdict multiverse", [multiverse_table(group.multiverse)]),
         ("The criterion against its controls", criterion_tables.control_tables(group)),
         ("The paper's protocol: all prompts", [headline_table(group, paper=True)]),
         (

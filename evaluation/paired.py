@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evaluation import statistics
 from evaluation.means import compare_means
+
+if TYPE_CHECKING:
+    import numpy as np
 
 POWER = 0.8
 
@@ -38,7 +42,7 @@ def gaps(ours: Sequence[bool | None], theirs: Sequence[bool | None]) -> list[flo
     ]
 
 
-def of_outcomes(found: Sequence[Sequence[Sequence[float]]]) -> Difference | None:
+def of_outcomes(found: Sequence[Sequence[Sequence[float]]], *, powered: bool = True) -> Difference | None:
     """Differences of rates, from each seed's, each draw's difference per prompt: -1, 0, 1, or NaN where an outcome lacks.
 
     Draws are averaged prompt by prompt, and the interval does not cover them. As for rates, it is never narrower than the
@@ -47,37 +51,44 @@ def of_outcomes(found: Sequence[Sequence[Sequence[float]]]) -> Difference | None
 
     `detectable` is that of the exact McNemar test of one seed, where as many prompts change against the difference as do
     here; over seeds not below that of the wider interval: (1 + z_.8 / z_.975) of its half width, a normal approximation.
+    It takes some milliseconds; not `powered`: NaN.
     """
     import numpy as np
 
-    seeds = [
-        [statistics.mean(list(prompt)) for prompt in zip(*draws, strict=True)] for draws in found if draws
-    ]
-    values = [statistics.mean(row) for row in seeds]
+    tables = [np.array(draws, dtype=float) for draws in found if draws]
+    seeds = [_by_prompt(table) for table in tables]
+    values = [float(np.nanmean(row)) if not np.isnan(row).all() else math.nan for row in seeds]
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return None
-    every = [[gap for draw in draws for gap in draw] for draws in found if draws]
     ours, theirs = (
-        sum(
-            sum(sign * gap > 0 for gap in row) / len(draws)
-            for row, draws in zip(every, filter(None, found), strict=True)
-        )
-        / len(every)
+        sum(float((sign * table > 0).sum()) / len(table) for table in tables) / len(tables)
         for sign in (1, -1)
     )
     difference = statistics.mean(known)
-    n = round(statistics.mean([float(sum(not math.isnan(gap) for gap in row)) for row in seeds]))
+    n = round(statistics.mean([float((~np.isnan(row)).sum()) for row in seeds]))
     low, high = statistics.paired_interval(n, ours, theirs)
-    detectable = statistics.detectable_difference(n, opposite=min(ours, theirs) / n if n else 0.0)
+    detectable = math.nan
+    if powered and n:
+        detectable = statistics.detectable_difference(n, opposite=min(ours, theirs) / n)
     if len(known) > 1 and n > 1 and len({len(row) for row in seeds}) == 1:
         # A missing outcome takes its seed's mean: it then adds nothing to the variance.
         both = (pair for pair in zip(seeds, values, strict=True) if not math.isnan(pair[1]))
-        filled = np.array([[value if math.isnan(gap) else gap for gap in row] for row, value in both])
-        half = statistics.half_width(filled)
+        half = statistics.half_width(np.array([np.where(np.isnan(row), value, row) for row, value in both]))
         low, high = min(low, difference - half), max(high, difference + half)
         detectable = max(detectable, _shown(half))
     return Difference(n, difference, max(-1.0, low), min(1.0, high), values, detectable)
+
+
+def _by_prompt(table: np.ndarray) -> np.ndarray:
+    """The mean over the draws (rows) of each prompt; NaN where no draw has a valid outcome."""
+    import numpy as np
+
+    if len(table) == 1:
+        mean: np.ndarray = table[0]
+        return mean
+    valid = (~np.isnan(table)).sum(0)
+    return np.where(valid > 0, np.nansum(table, axis=0) / np.maximum(valid, 1), math.nan)
 
 
 def of_means(gaps: Sequence[Sequence[float]]) -> Difference | None:

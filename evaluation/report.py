@@ -122,6 +122,7 @@ def draw(
             "categories": figures.category_bars(group, folder / f"{stem}categories"),
             "seeds": figures.seed_spread(group, folder / f"{stem}seeds"),
             "training": figures.training([e for e, _ in members], folder / f"{stem}training"),
+            "multiverse": figures.flipped_curves(group.multiverse, group.title, folder / f"{stem}multiverse"),
         }
         pictures[index] = {
             name: next(p for p in its if p.suffix == ".png") for name, its in made.items() if its

@@ -22,7 +22,6 @@ from evaluation.report import build_report
 from safemerge.errors import UserError
 from safemerge.selection import Rule
 
-
 NAMES = [path.stem for path in (CONF / "method").glob("*.yaml")]
 KNOBS: dict[str, Any] = {"tau": "q0.5", "alpha": 0.8, "like": "q0.5", "rank": 16}
 
