@@ -25,14 +25,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import answers, costs, endings, exhausted, grid, overview, plan, revisions, screen
+from pipeline import again, answers, costs, endings, exhausted, grid, overview, plan, revisions, screen
 from pipeline.config import check
 from pipeline.mistakes import one_line
 from pipeline.multirun import Outcome
 from pipeline.preflight import require
 from pipeline.run import Runner, StageError
 from pipeline.settings import Config
-from pipeline.store import Step, Store
+from pipeline.store import Store
 from pipeline.tracking import Tracker
 from safemerge.errors import UserError
 from safemerge.screening import hidden, visible
@@ -60,9 +60,10 @@ def similarity(x: plan.Experiment, runner: Runner) -> None:
 
 
 def merge(x: plan.Experiment, runner: Runner) -> None:
-    """An adapter for each distinct repair of the grid."""
+    """An adapter for each distinct repair of the grid, and its second fine-tuning where a method asks for one."""
     adapters = [c.adapter for c in grid.candidates(x, runner.store)]
-    runner.ensure("merging", [a for a in adapters if isinstance(a, Step) and a.stage == "merge"])
+    for title, steps in again.layers(adapters) or [("merging", [])]:
+        runner.ensure(title, steps)
 
 
 def generate(x: plan.Experiment, runner: Runner) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from evaluation.choosing import ENDS
 from evaluation.run_file import HALVES, HalfName
-from pipeline import answers, artifacts
+from pipeline import again, answers, artifacts
 from pipeline.plan import Experiment, Source
 from pipeline.stage_settings import Merge
 from pipeline.store import External, Step, Store
@@ -125,6 +125,10 @@ def repaired(experiment: Experiment, store: Store) -> list[Repaired]:
             adapter = _merged(experiment, point, adapter, selected) if selected else adapter
         if isinstance(adapter, External):
             adapter = _merged(experiment, _AS_IT_IS, adapter, ())
+        if point.again is not None and adapter is not None:
+            adapter = again.tuned(experiment, adapter, point.again)
+            if point.again.renewed and selected:
+                adapter = _merged(experiment, point, adapter, selected)
         found.append(Repaired(method, point, tau, selected, len(rows or ()), adapter))
     return found
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import answers, grid, plan
+from pipeline import again, answers, grid, plan
 from pipeline.precision import automatic
 from pipeline.preflight import gpu_needs, hub_models, missing
 from pipeline.revisions import data_sets
@@ -68,9 +68,7 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
         candidates = grid.candidates(x, store)
     except UserError:
         return stages
-    stages["merge"] = [
-        c.adapter for c in candidates if isinstance(c.adapter, Step) and c.adapter.stage == "merge"
-    ]
+    stages["merge"] = [step for _, steps in again.layers(c.adapter for c in candidates) for step in steps]
     stages["generate"] = [
         step for c in candidates for step in (*c.replies, *([c.parity] if c.parity else []))
     ]

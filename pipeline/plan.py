@@ -127,6 +127,9 @@ def build(config: Config) -> Experiment:
     if experiment.needs("safeinstruct"):
         experiment.training_rows |= {f"safeinstruct/{k}": v for k, v in mixed.items()}
 
+    for again in dict.fromkeys(point.again for point in experiment.points if point.again):
+        name = f"again/{again.dataset}" + (f" {again.limit}" if again.limit else "")
+        experiment.training_rows[name] = steps.second_rows(config, again)
     for name, benchmark in config.benchmark.items():
         experiment.items[name] = steps.items(config, benchmark.dataset)
     if any(j.kind == "trained" for j in config.judge.values()) and train.guard is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pipeline.store import External, Step
 from pipeline.unkeyed import NOTHING, Folder, Origin, Share
 from safemerge.errors import UserError
 from safemerge.peft_config import check_folder
+from safemerge.selection import Again
 
 #: TRL's names of the two arguments whose product is the batch.
 PER_DEVICE, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
@@ -46,6 +48,11 @@ def training_rows(
     source = config.data.where()
     its = TrainingRows(dataset, limit, part, loading.fingerprint(dataset, split="train", source=source))
     return Step("prepare", f"rows for {name}", its.keyed(), {}, Origin(source))
+
+
+def second_rows(config: Config, again: Again) -> Step:
+    """The rows of a second fine-tuning."""
+    return training_rows(config, "the second fine-tuning", again.dataset, again.limit)
 
 
 def items(config: Config, dataset: str) -> Step:
@@ -101,9 +108,16 @@ def merged(name: str, model: Step, adapter: Step) -> Step:
 
 
 def lora(
-    config: Config, role: str, model: Step, rows: dict[str, Step], section: settings.Training, seed: int
+    config: Config,
+    role: str,
+    model: Step,
+    rows: Mapping[str, Step | External],
+    section: settings.Training,
+    seed: int,
 ) -> Step:
     """A training. All roles share one stage; they differ in rows, model and the arguments that `section` overrides.
+
+    rows: by role; an `adapter` among them is what the training starts from.
 
     Raises:
         UserError: the batch cannot be shared among `train.devices`, or an argument forbids it.

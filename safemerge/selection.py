@@ -86,11 +86,25 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Again:
+    """A second fine-tuning, of the adapter as it then is, on `limit` rows (None: all) of a data set.
+
+    learning_rate, epochs: None for the first fine-tuning's. renewed: whether the point's own repair follows once more.
+    """
+
+    dataset: str
+    limit: int | None = None
+    learning_rate: float | None = None
+    epochs: float | None = None
+    renewed: bool = False
+
+
+@dataclass(frozen=True)
 class Point:
     """One adapter to evaluate: where it starts from, what is selected, how that is repaired.
 
     safety: the role of the adapter that is blended in; `safety_apart` was trained from another seed than the task's.
-    system_prompt: what the model is asked with, in place of its own.
+    system_prompt: what the model is asked with, in place of its own. again: what happens to the adapter after the repair.
     """
 
     method: str
@@ -100,6 +114,7 @@ class Point:
     repair: Repair = field(default_factory=Repair)
     safety: Safety = "safety"
     system_prompt: str | None = None
+    again: Again | None = None
 
     @property
     def tau(self) -> Tau | None:

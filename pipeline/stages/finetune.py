@@ -1,4 +1,7 @@
-"""One LoRA: task, safety, SafeInstruct, alignment and guard differ in their data only. TRL's SFTTrainer with PEFT."""
+"""One LoRA: task, safety, SafeInstruct, alignment and guard differ in their data only. TRL's SFTTrainer with PEFT.
+
+A second fine-tuning goes on from an adapter that is there, repaired perhaps, which is an input then.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from safemerge.errors import UserError
 def load_pairs(inputs: dict[str, Path]) -> list[tuple[str, str]]:
     """(prompt, response) of every data input, in the order of their names."""
     pairs: list[tuple[str, str]] = []
-    for role in sorted(set(inputs) - {"model"}):
+    for role in sorted(set(inputs) - {"model", "adapter"}):
         if role == "guard":
             for row in artifacts.labelled_pairs(inputs[role]):
                 question = small_guard_prompt(row.prompt, row.response)
@@ -118,7 +121,7 @@ def train(job: Job, share: tuple[int, int]) -> None:
     """
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from peft.helpers import disable_input_dtype_casting
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -174,13 +177,15 @@ def train(job: Job, share: tuple[int, int]) -> None:
     if working != batch.devices:  # the batch would be another one, under the same key
         raise RuntimeError(f"{working} devices train where the batch was shared among {batch.devices}")
     torch.manual_seed(settings.seed)  # LoRA's A is drawn when the trainer wraps the model
+    if "adapter" in job.inputs:
+        model = PeftModel.from_pretrained(model, str(job.inputs["adapter"]), is_trainable=True)
     alone = SFTTrainer if cuda else CpuTrainer
     trainer = (alone if batch.devices == 1 else RankTrainer)(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **settings.lora),
+        peft_config=None if "adapter" in job.inputs else LoraConfig(task_type="CAUSAL_LM", **settings.lora),
         callbacks=[Progress()],
     )
     if batch.parallel == "fsdp" and batch.devices > 1 and not trainer.is_fsdp_enabled:

@@ -29,7 +29,7 @@ def setting(run: Path, name: str, train: dict[str, Any], swap: dict[str, str] | 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A mild fine-tuning that changes nothing, a strong one, and a strong one with two repairs exchanged."""
+    """A mild fine-tuning that changes nothing, two strong ones, and one whose SafeInstruct fails."""
     run = write_run(tmp_path_factory.mktemp("run"), seeds=(0, 1), n=120, controls=("random_k",))
     args = {"num_train_epochs": 1}
     return [
@@ -39,6 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             "strong",
             {"args": {**args, "learning_rate": 1e-5}, "task": {"args": {"learning_rate": 3e-4}}},
         ),
+        setting(run, "longer", {"args": {"num_train_epochs": 2, "learning_rate": 3e-4}}),
         setting(
             run,
             "other",
@@ -58,6 +59,7 @@ def test_settings_are_told_by_what_differs_and_overrides_count(sweep: attack.Swe
     assert {s.name for s in sweep.settings} == {
         "learning rate 1e-05, epochs 1",
         "learning rate 0.0003, epochs 1",
+        "learning rate 0.0003, epochs 2",
         "learning rate 0.0003, epochs 3",
     }
     assert all(s.seeds == [0, 1] for s in sweep.settings)
@@ -75,10 +77,15 @@ def test_damage_is_seen_where_it_is(sweep: attack.Sweep) -> None:
 
 def test_the_order_of_the_repairs(sweep: attack.Sweep) -> None:
     rows = {(row.one.name, row.other.name): row for row in attack.orders(sweep)}
-    assert len(rows) == 3
-    same = next(row for pair, row in rows.items() if not any("epochs 3" in name for name in pair))
-    other = next(row for pair, row in rows.items() if any("epochs 3" in name for name in pair))
-    assert same.kendall == pytest.approx(1) and other.kendall < 1 and same.repairs == 5
+    assert len(rows) == 6
+    same = next(
+        row
+        for pair, row in rows.items()
+        if {"epochs 1", "epochs 2"} == {name[-8:] for name in pair} and "1e" not in pair[0] + pair[1]
+    )
+    others = [row for pair, row in rows.items() if any("epochs 3" in name for name in pair)]
+    assert same.kendall == pytest.approx(1) and same.repairs == 5
+    assert len(others) == 3 and all(row.kendall < 1 for row in others)
 
 
 def test_the_frontier_is_chosen_on_dev_and_shown_on_test(sweep: attack.Sweep) -> None:
