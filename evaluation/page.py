@@ -36,7 +36,7 @@ CAPTIONS = {
     "categories": "Harm per prompt category, selected points.",
     "seeds": "Spread over training seeds.",
     "training": "Training loss.",
-    "multiverse": "The claims that some reading of the stored rows flips, six at most.",
+    "multiverse": "The claims that other readings of the stored rows flip most (`evaluation.multiverse` has all).",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,9 @@ NO_DATE = {".svg": {"Date": None}, ".png": {"Software": None}}
 
 @contextmanager
 def figure(
-    width: float,
-    height: float,
-    paths: list[Path],
-    stem: Path,
-    rows: int = 1,
-    cols: int = 1,
-    heights: Sequence[float] | None = None,
+    width: float, height: float, paths: list[Path], stem: Path, rows: int = 1, cols: int = 1
 ) -> Iterator[Any]:
-    """A figure that is saved as PNG and SVG on the way out. heights: of its rows, relative to each other.
+    """A figure that is saved as PNG and SVG on the way out.
 
     Never touches the global backend or pyplot's state.
     """
@@ -44,7 +38,7 @@ def figure(
     with matplotlib.rc_context(RC):
         fig = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(fig)
-        yield fig, fig.subplots(rows, cols, squeeze=False, height_ratios=heights)
+        yield fig, fig.subplots(rows, cols, squeeze=False)
         for suffix, metadata in NO_DATE.items():
             path = stem.with_suffix(suffix)
             fig.savefig(path, metadata=metadata)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluation.figures.canvas import figure
 from evaluation.specifications import Curve, Found
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
 
 LOOKS: dict[Found, tuple[str, str]] = {
     "as claimed": ("#0072B2", "o"),
@@ -15,49 +19,56 @@ LOOKS: dict[Found, tuple[str, str]] = {
     "against": ("#D55E00", "X"),
 }
 COLUMNS = 3
-SHOWN = 6  # panels of a report: all of them take a second and a half
-ROW = 0.17  # inches of a choice
+SHOWN = 3  # panels of a report, which is made in seconds; the command has them all
+# Inches: what a panel needs to its left and above, the plot, a row of choices.
+LABELS, TITLE, WIDE, HIGH, ROW = 1.6, 0.5, 2.6, 1.5, 0.17
 
 
 def specification_curves(curves: Sequence[Curve], title: str, stem: Path) -> list[Path]:
-    """A panel per claim; the difference in the claimed direction is above zero. Nothing where no claim has two readings."""
+    """A panel per claim; the difference as claimed is above the line. Nothing where no claim has two readings.
+
+    Placed by hand: constrained layout would measure every text twice, for a third of the time.
+    """
     paths: list[Path] = []
     if not curves:
         return paths
     cols = min(COLUMNS, len(curves))
     bands = [curves[i : i + cols] for i in range(0, len(curves), cols)]
-    heights: list[float] = []
-    for band in bands:
-        heights += [1.5, ROW * most(band) + 0.1]
-    height = sum(heights) + 0.75 * len(bands) + 0.7
-    with figure(0.5 + 4.3 * cols, height, paths, stem, 2 * len(bands), cols, heights) as (fig, axes):
-        from matplotlib.lines import Line2D
-
-        for i in range(len(bands) * cols):
-            upper, lower = axes[2 * (i // cols)][i % cols], axes[2 * (i // cols) + 1][i % cols]
-            if i < len(curves):
-                _panel(curves[i], upper, lower, most(bands[i // cols]))
-            else:
-                upper.axis("off")
-                lower.axis("off")
-        handles = [
-            Line2D([], [], color=colour, marker=marker, linestyle="", label=f"95 % interval: {found}")
-            for found, (colour, marker) in LOOKS.items()
-        ]
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="none",
-                marker="o",
-                markersize=11,
-                markeredgecolor="#000000",
-                label="as reported",
-            )
-        )
-        fig.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
-        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    heights = [TITLE + HIGH + 0.06 + ROW * most(band) + 0.1 for band in bands]
+    width, height = cols * (LABELS + WIDE + 0.1), sum(heights) + 0.7
+    with figure(width, height, paths, stem, 2 * len(bands), cols) as (fig, axes):
+        fig.set_layout_engine("none")
+        top = height - 0.35
+        for row, band in enumerate(bands):
+            for column in range(cols):
+                upper, lower = axes[2 * row][column], axes[2 * row + 1][column]
+                if column >= len(band):
+                    upper.remove()
+                    lower.remove()
+                    continue
+                left, under = column * (LABELS + WIDE + 0.1) + LABELS, ROW * most(band)
+                for ax, bottom, high in (
+                    (upper, top - TITLE - HIGH, HIGH),
+                    (lower, top - TITLE - HIGH - 0.06 - under, under),
+                ):
+                    ax.set_position((left / width, bottom / height, WIDE / width, high / height))
+                _panel(band[column], upper, lower, most(band))
+            top -= heights[row]
+        fig.legend(handles=_handles(), loc="lower center", ncols=min(4, 2 * cols), fontsize=9)
+        fig.suptitle(title, x=0.01, y=1 - 0.08 / height, ha="left", va="top", fontsize=11)
     return paths
+
+
+def _handles() -> list[Line2D]:
+    """What the marks mean, for the legend."""
+    from matplotlib.lines import Line2D
+
+    found = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"95 % interval: {its}")
+        for its, (colour, marker) in LOOKS.items()
+    ]
+    ring = {"marker": "o", "markersize": 11, "markeredgecolor": "#000000"}
+    return [*found, Line2D([], [], color="none", label="as reported", **ring)]
 
 
 def flipped_curves(curves: Sequence[Curve], title: str, stem: Path) -> list[Path]:
@@ -94,7 +105,7 @@ def _panel(curve: Curve, upper, lower, rows: int) -> None:  # type: ignore[no-un
     upper.set_xticks([])
     upper.set_ylabel(f"{curve.unit}, as claimed", fontsize=8.5)
     upper.tick_params(labelsize=8.5)
-    upper.set_title("\n".join(textwrap.wrap(curve.says, 50)), loc="left", fontsize=8.5)
+    upper.set_title("\n".join(textwrap.wrap(curve.says, 50)), loc="left", x=-0.3, fontsize=8.5)
     labels = [(name, choice) for name, choices in curve.dimensions.items() for choice in choices]
     groups = {name: i for i, name in enumerate(curve.dimensions)}
     for y, (name, _) in enumerate(labels):
