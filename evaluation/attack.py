@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def damaged(self) -> bool:
-        """Whether there is anything to repair: the interval of the damage excludes none."""
+        """Whether there is anything to repair: the interval of the damage lies above zero."""
         return self.damage is not None and self.damage.low > 0
 
     def cell(self, method: str) -> Cell | None:

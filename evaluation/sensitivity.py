@@ -28,7 +28,7 @@ def settings_table(sweep: Sweep) -> Table:
         f"Harm / utility over the settings of the fine-tuning, test half, % ({sweep.harm} / {sweep.utility})",
         ["Fine-tuning", "Seeds", "Damage, points [95 %]", *names],
         note=(
-            "Damage: harm of the fine-tuned minus the aligned model; marked where its interval excludes none, so that "
+            "Damage: harm of the fine-tuned minus the aligned model; marked where its interval lies above zero, so that "
             "there is something to repair. Rows are selected within each setting on its development half."
         ),
     )
@@ -78,7 +78,7 @@ def orders_table(sweep: Sweep) -> Table:
     if told:
         mean = math.fsum(told) / len(told)
         table.note += (
-            f" Over the {len(told)} pairs with damage in both: mean {mean:.2f}, least {min(told):.2f}."
+            f" Pairs with damage in both: {len(told)}, mean {mean:.2f}, least {min(told):.2f}."
         )
     return table
 
