@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from pipeline import answers, plan
 from pipeline.config import check, locate, points
 from pipeline.settings import Config
-from safemerge import controls, decompositions, methods
+from safemerge import controls, decompositions, durability, methods
 from safemerge.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -132,7 +132,7 @@ def test_every_target_is_a_function_and_takes_its_settings(path: Path, target: s
 def test_every_method_and_knob_has_a_config() -> None:
     """A method that is in no config file could only be reached by those who know it."""
     configured = {target.rpartition(".")[2] for path, target in TARGETS if path.parent.name == "method"}
-    offered = {*methods.__all__, *controls.__all__, *decompositions.__all__}
+    offered = {*methods.__all__, *controls.__all__, *decompositions.__all__, *durability.__all__}
     assert offered - {"Point", "Repair", "Selection", "resolve_tau", "select"} == configured
     for path, target in TARGETS:
         if path.parent.name == "method":
