@@ -12,7 +12,7 @@ from evaluation.tables import Table, markdown
 
 BY = {"ours": "Claims of ours", "paper": "Claims of the paper"}
 NOTE = (
-    "Decided from this run's artifacts alone, with the points selected on the development half, on the test half. "
+    "Decided from this run's artifacts alone, with the points of the main table on its prompts ({prompts}). "
     "Reproduced: the interval excludes no effect, and what was seen is at least the smallest effect that counts (of “up "
     "to”: the interval excludes a loss of that margin). Not reproduced: the interval excludes an effect that counts, and "
     "one of that size would have been shown, or the opposite of such a size was seen; below that power the outcome is "
@@ -26,7 +26,7 @@ NOTE = (
 def claims_table(group: Group, by: str) -> Table:
     """The claims of one side, and what this group says of them."""
     columns = ["Claim", *(["Source"] if by == "paper" else []), "Predicted", "Measured", "Shows", "Outcome"]
-    table = Table(BY[by], columns, note=NOTE if by == "ours" else "")
+    table = Table(BY[by], columns, note=NOTE.format(prompts=group.prompts) if by == "ours" else "")
     rows = [row for row in group.claims if row.by == by]
     if by == "paper":
         table.note = (

@@ -25,11 +25,12 @@ def settings_table(sweep: Sweep) -> Table:
     """A row per setting: the damage, and what each row leaves of harm and of utility."""
     names = list(dict.fromkeys(cell.name for s in sweep.settings for cell in s.cells))
     table = Table(
-        f"Harm / utility over the settings of the fine-tuning, test half, % ({sweep.harm} / {sweep.utility})",
+        f"Harm / utility over the settings of the fine-tuning, % ({sweep.harm} / {sweep.utility})",
         ["Fine-tuning", "Seeds", "Damage, points [95 %]", *names],
         note=(
             "Damage: harm of the fine-tuned minus the aligned model; marked where its interval lies above zero, so that "
-            "there is something to repair. Rows are selected within each setting on its development half."
+            "there is something to repair. Rows are those of the settings' own main tables: selected on "
+            "the development half, shown on the test half."
         ),
     )
     for setting in sweep.settings:
@@ -77,9 +78,7 @@ def orders_table(sweep: Sweep) -> Table:
     told = [r.kendall for r in rows if r.one.damaged and r.other.damaged and not math.isnan(r.kendall)]
     if told:
         mean = math.fsum(told) / len(told)
-        table.note += (
-            f" Pairs with damage in both: {len(told)}, mean {mean:.2f}, least {min(told):.2f}."
-        )
+        table.note += f" Pairs with damage in both: {len(told)}, mean {mean:.2f}, least {min(told):.2f}."
     return table
 
 

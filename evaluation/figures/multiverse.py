@@ -18,6 +18,7 @@ LOOKS: dict[Found, tuple[str, str]] = {
     "not significant": ("#8A8A8A", "s"),
     "against": ("#D55E00", "X"),
 }
+RING = "as reported"
 COLUMNS = 3
 SHOWN = 3  # panels of a report, which is made in seconds; the command has them all
 # Inches: what a panel needs to its left and above, the plot, a row of choices.
@@ -67,8 +68,8 @@ def _handles() -> list[Line2D]:
         Line2D([], [], color=colour, marker=marker, linestyle="", label=f"95 % interval: {its}")
         for its, (colour, marker) in LOOKS.items()
     ]
-    ring = {"marker": "o", "markersize": 11, "markeredgecolor": "#000000"}
-    return [*found, Line2D([], [], color="none", label="as reported", **ring)]
+    ring = Line2D([], [], color="none", marker="o", markersize=11, markeredgecolor="#000000", label=RING)
+    return [*found, ring]
 
 
 def flipped_curves(curves: Sequence[Curve], title: str, stem: Path) -> list[Path]:
