@@ -30,7 +30,7 @@ def claims_table(group: Group, by: str) -> Table:
     rows = [row for row in group.claims if row.by == by]
     if by == "paper":
         table.note = (
-            "Source: A the specification that this project started from, B third-party digests of the paper, C the "
+            "Source: A an unpublished summary that this repository was written from, B digests of the paper, C the "
             "authors' code; predictions are differences of the published numbers. A claim about another model is not "
             "tested by this run, and neither is one whose benchmarks this run's data stands in for."
         )

@@ -96,7 +96,7 @@ class Where(Part):
 
 
 class Claim(Part):
-    """A claim with its source and grade: A the project's specification, B digests of the paper, C the authors' code."""
+    """A claim with its source and grade: A an unpublished summary, B digests of the paper, C the authors' code."""
 
     id: str
     says: str
