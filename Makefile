@@ -35,7 +35,7 @@ sweep: ready ## the experiment for seeds 0, 1 and 2, and one report over them
 	@$(PY) -m pipeline -m experiment=seeds $(CHOICES)
 
 study: ready ## does the criterion do the work? Five seeds on real data (DATA_ROOT=DIR), hours; into docs/study.md
-	@$(PY) -m pipeline -m experiment=study model=$(MODEL) data.root=$(or $(DATA_ROOT),../shared/datasets) $(ARGS)
+	@$(PY) -m pipeline -m experiment=study model=$(MODEL) data=local data.root=$(or $(DATA_ROOT),../shared/datasets) $(ARGS)
 
 report: ready ## the report again, from what is already there
 	@$(PY) -m pipeline $(CHOICES) 'stages=[report]'
