@@ -1,6 +1,7 @@
 """What some finished runs say of the claims in evaluation/claims.yaml.
 
 python -m evaluation.claims --run RUN_JSON [RUN_JSON ...] [--output FILE.md]
+python -m evaluation.claims --run RUN_JSON --page README.md    (the short table, between the page's two markers)
 
 Only run.json and the rows that it names are read. Seeds of one experiment are put together, as in the report.
 """
@@ -12,10 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.claim_tables import claims_block, measured_text, outcome_text
-from evaluation.readme import analysed
+from evaluation.claim_tables import claims_block, measured_text, outcome_text, short_block
+from evaluation.readme import analysed, replaced
 from safemerge.errors import UserError
 from safemerge.screening import visible
+
+MARKERS = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,9 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m evaluation.claims", description=__doc__)
     parser.add_argument("--run", nargs="+", type=Path, required=True, help="run.json, or several")
     parser.add_argument("--output", type=Path, help="write the tables there, as Markdown")
+    parser.add_argument(
+        "--page", type=Path, help=f"write what is decided between {' and '.join(MARKERS)} of this page"
+    )
     options = parser.parse_args(arguments)
     try:
-        groups = analysed(options.run)[1]
+        runs, groups = analysed(options.run)
+        if options.page:
+            old = options.page.read_text(encoding="utf-8")
+            options.page.write_text(replaced(old, short_block(runs, groups), *MARKERS), encoding="utf-8")
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(f"# Claims\n\n{claims_block(groups)}\n", encoding="utf-8")
@@ -34,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(
-            f"error: cannot write {options.output}: {error.strerror}; give another --output", file=sys.stderr
+            f"error: cannot read or write {visible(str(error.filename))}: {error.strerror}", file=sys.stderr
         )
         return 2
     for group in groups:

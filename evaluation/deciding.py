@@ -117,6 +117,14 @@ def _elsewhere(claim: Claim, entry: Entry, stand_in: bool) -> Decided | None:
 
 
 def _decided(claim: Claim, seeds: Seeds, known: dict[str, Claim]) -> Decided:
+    if claim.given:
+        basis = known[claim.given]
+        found = _decided(basis, seeds, known)
+        if found.outcome != "reproduced":
+            said = basis.says.rstrip(".")
+            return Decided(
+                "not decidable", f"it needs that this is shown first, and it is not: {said}", found.measured
+            )
     match claim.decided_by:
         case Contrast() as contrast:
             return of_contrast(contrast, seeds)

@@ -105,6 +105,7 @@ class Claim(Part):
     grade: list[Literal["A", "B", "C"]] = []
     where: Where | None = None
     prediction: str = ""
+    given: str = ""  # a claim without which there is nothing to decide: without harm nothing is recovered
     decided_by: Measurement
 
     @property
@@ -145,6 +146,7 @@ def read_claims(path: Path = LEDGER) -> tuple[Claim, ...]:
         name for claim in claims if isinstance(claim.decided_by, Judges) for name in claim.decided_by.claims
     ]
     contrasts = {claim.id for claim in claims if isinstance(claim.decided_by, Contrast)}
+    named += [claim.given for claim in claims if claim.given]
     wrong = [name for name in ids if ids.count(name) > 1] + [name for name in named if name not in contrasts]
     if wrong:
         raise UserError(

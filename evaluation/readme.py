@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.analysis import Group, analyse
-from evaluation.claim_tables import claims_block
 from evaluation.judge_tables import judge_lines
 from evaluation.measure_tables import measures_table
 from evaluation.page import all_notes, failures, group_tables
@@ -27,8 +26,6 @@ from safemerge.errors import UserError
 from safemerge.screening import visible
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
-#: Where the table of claims belongs; a page may do without.
-CLAIMS = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
 def analysed(run_jsons: Sequence[Path]) -> tuple[list[RunFile], list[Group]]:
@@ -72,15 +69,6 @@ def replaced(page: str, text: str, start: str = START, end: str = END) -> str:
     return f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}"
 
 
-def filled(readme: str, run_jsons: Sequence[Path], *, whole: bool = False) -> str:
-    """The README with its generated parts made anew; the claims where it has a place for them."""
-    runs, groups = analysed(run_jsons)
-    new = replaced(readme, block(runs, groups, whole=whole))
-    if any(marker in readme for marker in CLAIMS):
-        new = replaced(new, claims_block(groups), *CLAIMS)
-    return new
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0; 1 with --check when the block is stale; 2 on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.readme", description=__doc__)
@@ -96,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             old = options.readme.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot read {options.readme}: {error.strerror}; give --readme PATH") from error
-        new = filled(old, options.run, whole=options.whole)
+        new = replaced(old, block(*analysed(options.run), whole=options.whole))
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import CONF, configured, points_of, write_run
 
-from evaluation import claims, deciding, paired, readme, statistics
+from evaluation import claims, deciding, paired, statistics
 from evaluation.deciding import ClaimRow, decide
 from evaluation.ledger import LEDGER, Contrast, Direction, read_claims
 from evaluation.readme import analysed
@@ -249,16 +249,42 @@ def test_the_command_the_report_and_the_readme_have_the_tables(
         assert "Claims of the paper" in (report / name).read_text()
     assert '"criterion-null"' in (report / "analysis.json").read_text()
     target = tmp_path / "README.md"
-    markers = f"{readme.START}\n{readme.END}\n"
-    target.write_text(markers)
-    assert readme.main(["--run", str(run), "--readme", str(target)]) == 0
-    assert "Claims of ours" not in target.read_text()
-    target.write_text(markers + "{}\nold\n{}\n".format(*readme.CLAIMS))
-    assert readme.main(["--run", str(run), "--readme", str(target)]) == 0
-    assert "Claims of ours" in target.read_text() and "\nold\n" not in target.read_text()
-    target.write_text(markers + readme.CLAIMS[0])
-    assert readme.main(["--run", str(run), "--readme", str(target)]) == 2
-    assert readme.CLAIMS[1] in capsys.readouterr().err
+    target.write_text("{}\nold\n{}\n".format(*claims.MARKERS))
+    assert claims.main(["--run", str(run), "--page", str(target)]) == 0
+    short = target.read_text()
+    assert (
+        "| Fine-tuning on harmless data erodes safety." in short.replace("**", "") and "\nold\n" not in short
+    )
+    assert (
+        "llama3.1-8b" not in short
+        and "claims of the paper, which are about other models, 0 are tested" in short
+    )
+    target.write_text(claims.MARKERS[0])
+    assert claims.main(["--run", str(run), "--page", str(target)]) == 2
+    assert claims.MARKERS[1] in capsys.readouterr().err
+
+
+def test_without_harm_nothing_is_recovered_and_without_a_gain_nothing_is_retained(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {claim.id: claim.given for claim in deciding.read_claims() if claim.given}
+    assert {"recovery-released", "criterion-random", "utility"} <= set(given)
+    before, right = rows_of(run), deciding.of_contrast
+    assert (
+        before["gain"].decided.outcome == "reproduced"
+        and before["utility"].decided.outcome != "not decidable"
+    )
+
+    def nothing_gained(its: Contrast, *rest: Any) -> deciding.Decided:
+        gained = its.row.method == "finetuned" and its.role == "utility"
+        return deciding.Decided("inconclusive", "") if gained else right(its, *rest)
+
+    monkeypatch.setattr(deciding, "of_contrast", nothing_gained)
+    after = {name: row.decided for name, row in rows_of(run).items()}
+    assert (
+        after["utility"].outcome == "not decidable" and "Fine-tuning gains utility" in after["utility"].reason
+    )
+    assert after["recovery-released"] == before["recovery-released"].decided
 
 
 def test_stand_in_data_and_one_seed_are_said_of_an_outcome(run: Path) -> None:
