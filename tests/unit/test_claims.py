@@ -252,13 +252,9 @@ def test_the_command_the_report_and_the_readme_have_the_tables(
     target.write_text("{}\nold\n{}\n".format(*claims.MARKERS))
     assert claims.main(["--run", str(run), "--page", str(target)]) == 0
     short = target.read_text()
-    assert (
-        "| Fine-tuning on harmless data erodes safety." in short.replace("**", "") and "\nold\n" not in short
-    )
-    assert (
-        "llama3.1-8b" not in short
-        and "claims of the paper, which are about other models, 0 are tested" in short
-    )
+    assert "| Fine-tuning on harmless data erodes safety." in short.replace("**", "")
+    assert "\nold\n" not in short and "llama3.1-8b" not in short
+    assert "claims of the paper, which are about other models, 0 are tested" in short
     target.write_text(claims.MARKERS[0])
     assert claims.main(["--run", str(run), "--page", str(target)]) == 2
     assert claims.MARKERS[1] in capsys.readouterr().err
