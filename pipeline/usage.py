@@ -58,6 +58,15 @@ def known_folders(store: Path) -> list[str]:
         return []
 
 
+def forgotten(store: Path, folders: set[str]) -> None:
+    """Strike folders of runs that are gone off the list."""
+    known = known_folders(store)
+    if folders & set(known):
+        whole = store / f"{FOLDERS}.partial"
+        whole.write_text("".join(f"{its}\n" for its in known if its not in folders), encoding="utf-8")
+        os.replace(whole, store / FOLDERS)
+
+
 @dataclass(frozen=True)
 class Held:
     """One artifact of a store."""
