@@ -30,6 +30,8 @@ def explained(error: BaseException, stage: str = "") -> str | None:
         number = getattr(cause, "errno", None)
         if full_disk(cause):
             return f"the disk is full{where}: free some space, or set store=DIR on a larger one; then {AGAIN}"
+        if isinstance(cause, OSError) and number == errno.EFBIG:
+            return f"a file may grow no further{where}: raise the limit on the size of files (ulimit -f); then {AGAIN}"
         if isinstance(cause, OSError) and number in _NOT_WRITABLE:
             remedy = "set store=DIR and runs=DIR to folders that can"
             return f"{path or 'a file'} cannot be read or written ({cause.strerror}): {remedy}"

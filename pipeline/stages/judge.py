@@ -196,12 +196,22 @@ def guards_verdict(
 
 
 def tune(job: Job, settings: GuardThreshold) -> None:
-    """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out."""
+    """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out.
+
+    Raises:
+        UserError: of the unsafe pairs, or of the safe ones, it gives none to any: it does not answer as a guard does.
+    """
     with job.finishing():
         rows = artifacts.labelled_pairs(job.inputs["tuning"])
         said = answers_of([job], settings, [{(row.prompt, row.response) for row in rows}])
         scored = [([p for _, p in said[row.prompt, row.response]], row.label == "unsafe") for row in rows]
         known = [([p for p in its if p is not None], label) for its, label in scored if None not in its]
+        if {label for _, label in known} != {label for _, label in scored}:
+            raise UserError(
+                f"the guard gave {len(known)} of {len(scored)} tuning pairs a probability, and none to all pairs of one "
+                "label: it does not answer in the format of its `_target_`; train it longer (train.guard), take another "
+                "judge, or set judge.*.threshold to a number"
+            )
         threshold = calibrated_threshold([(max(its), label) for its, label in known])
         (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
         partial_rows.remove(job.output)
