@@ -79,6 +79,6 @@ def damage(folder: Path, manifest: Path) -> str | None:
                 return f"{name} has {size} bytes instead of {record['size']}"
             if content_hash(path) != record["sha256"]:
                 return f"{name} has other content than it was written with"
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         return f"{manifest.name} or what it lists cannot be read ({type(error).__name__})"
     return None

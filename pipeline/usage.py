@@ -90,7 +90,7 @@ def size_of(folder: Path) -> int:
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     return {}
