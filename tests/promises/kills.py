@@ -20,7 +20,7 @@ from pipeline.processes import alive
 from tests.promises.runs import Place, differing, left, outliving, unsound
 
 POLL_S = 0.02
-#: Places in the order in which a run comes to them: before any stage, the stages by their folder in the store, and the report.
+#: Places in the order in which a run comes to them: before any stage, stages by their folder in the store, and the report.
 PLACES = ("start", "prepare", "finetune", "prepare", "finetune", "similarity", "merge", "generate", "parity", "judge",
           "generate", "judge", "likelihood", "check", "report")  # fmt: skip
 TARGETS = ("main", "worker", "engine")

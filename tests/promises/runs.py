@@ -44,8 +44,8 @@ SMALLEST = [
     "tracking=off",
 ]
 GUARD = ["judge=[guard,refusal]", "judge.guard.threshold=0.5", "train.guard.limit=16"]
-#: Kinds of runs: transformers in the worker itself, by two engines that share the prompts, or vLLM's engine in a process of
-#: its own, which takes one prompt at a time, so that a reply does not depend on what else is in its batch, and serves a guard.
+#: Kinds of runs: transformers in the worker itself; by two engines that share the prompts; vLLM's engine in a process of
+#: its own, which takes one prompt at a time, so that no reply depends on what else is in its batch, and serves a guard.
 KINDS: dict[str, tuple[list[str], dict[str, str]]] = {
     "transformers": (["generation.backend=transformers"], {}),
     "engines": (["generation.backend=transformers", "generation.data_parallel_size=2"], {}),
@@ -73,6 +73,11 @@ class Place:
         where = [f"store={self.store}", f"runs={self.folder}/runs", f"tracking.dir={self.folder}/tracking"]
         return [sys.executable, "-m", "pipeline", *SMALLEST, *KINDS[self.kind][0], *where, *self.more]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is set beside the environment of these tests."""
+        return KINDS[self.kind][1]
+
     def start(self, log: str = "out.txt") -> subprocess.Popen[str]:
         """The main process; what it says goes to the end of a file, as under nohup."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,7 @@ class Place:
                 self.command,
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, MARK: str(self.folder)}
-                | KINDS[self.kind][1],
+                | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -1,14 +1,18 @@
-"""Several processes run the same command on one store at once: each artifact is made once, and a killed one's work goes on."""
+"""Several processes run one command on one store at once: each artifact is made once, and a killed one's work goes on."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.promises.kills import LATE_S, Watch
+import psutil
+
+from tests.promises.kills import LATE_S
 from tests.promises.runs import Place, differing, left, outliving, unsound
 
 COUNTS = re.compile(r"(\d+) artifacts made, (\d+) found in the store")
@@ -31,21 +35,28 @@ class Sharing:
         return asdict(self)
 
 
+def at_work(place: Place, stage: str) -> psutil.Process | None:
+    """The worker that makes something of that stage, by the log that it writes to; waits for one."""
+    deadline = time.monotonic() + LATE_S
+    while time.monotonic() < deadline:
+        for process in place.members():
+            with contextlib.suppress(OSError, psutil.Error):
+                log = os.readlink(f"/proc/{process.pid}/fd/1")
+                if f"/{stage}/" in log and "pipeline.worker" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(0.05)
+    return None
+
+
 def shared(
     place: Place, undisturbed_results: dict[str, str], *, processes: int = 4, kill_in: str | None = None
 ) -> Sharing:
-    """Start them together, and with `kill_in` kill the one that makes the first artifact of that stage."""
+    """Start them together, and with `kill_in` kill the one that makes the first artifact of that stage. Linux only."""
     result = Sharing(processes, kill_in is not None)
     start = time.monotonic()
     mains = [place.start(f"out{n}.txt") for n in range(processes)]
-    watch = Watch(place)
-    while kill_in is not None and kill_in not in watch.first and watch.seconds < LATE_S:
-        watch.look()
-        time.sleep(0.02)
     alive = list(range(processes))
-    if kill_in is not None:
-        # The one with a worker at that stage holds the lock.
-        worker = next(p for p in place.members() if "pipeline.worker" in " ".join(p.cmdline()))
+    if kill_in is not None and (worker := at_work(place, kill_in)) is not None:
         victim = next(n for n, main in enumerate(mains) if main.pid == worker.ppid())
         result.before = len(place.artifacts())
         mains[victim].send_signal(signal.SIGKILL)
