@@ -62,10 +62,10 @@ scale: ready ## the paper's four models end to end on miniatures, from a stand-i
 	@$(PY) -m pytest tests/scale $(ARGS)
 
 faults: ready ## whole runs killed, shared and repeated, readers fuzzed, into docs/promises.md; a quarter of an hour on two cores
-	@$(PY) -m tests.promises --output docs/faults.json $(ARGS)
-	@$(PY) -m tests.promises.page docs/faults.json --output docs/promises.md
+	@$(PY) -m tests.promises --output docs/faults.json $(ARGS); held=$$?; \
+	$(PY) -m tests.promises.page docs/faults.json --output docs/promises.md && exit $$held
 
-audit: ready ## known vulnerabilities of the locked packages, by the rule in docs/security.md; needs the network
+audit: ready ## known vulnerabilities of the locked packages, by the rule in docs/security.md; needs the public index
 	@requirements/audit.sh
 
 format: ready ## let ruff fix and format

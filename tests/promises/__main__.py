@@ -3,7 +3,8 @@
 python -m tests.promises --output docs/faults.json
 python -m tests.promises --output FILE --kills 8 --fuzz 2000 --parts kills,fuzz
 
-What is done is kept in the working folder: interrupted, the same command goes on. `python -m tests.promises.page` makes
+What is done is kept in the working folder: interrupted, the same command goes on; after a whole run in which all held, it
+begins anew. `python -m tests.promises.page` makes
 docs/promises.md of the result.
 """
 
@@ -64,6 +65,8 @@ class Command:
                 f"error: {self.work} holds a run of {self.state.get('asked')}: remove it, or ask for the same"
             )
         self.state.put("asked", asked)
+        code, known = provenance.git(), self.state.get("code") or []
+        self.state.put("code", known if code in known else [*known, code])
         self.kinds = [
             kind for kind in ORDER if kind != "vllm" or importlib.util.find_spec("vllm") is not None
         ]
@@ -205,6 +208,7 @@ class Command:
                 if name in ("created", "git", "machine")
             },
             "asked": known["asked"],
+            "code": known["code"],
             "seconds": {name: round(known.get(f"{name}/seconds", 0.0)) for name in PARTS},
             "lives": lives,
             **{part: of(part) for part in ("sharing", "determinism", "fuzz")},
@@ -251,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     wrong = failures(result)
     print("\n".join(wrong) or "all held")
+    if not wrong and set(options.parts) == set(PARTS):
+        shutil.rmtree(command.work)  # the next call begins anew
     return int(bool(wrong))
 
 

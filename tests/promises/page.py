@@ -224,11 +224,12 @@ TITLES = {
 def figures(result: dict[str, Any]) -> str:
     """The last full run, with what was left out of it."""
     machine = result["machine"]
+    mixed = " Begun by other code and gone on with." if len(result["code"]) > 1 else ""
     about = (
         f"Commit `{result['git']['commit'][:10]}`{' with changes' if result['git'].get('dirty') else ''}, "
         f"{result['created'][:10]}, {machine.get('cpu', '')}, {machine.get('cores', '?')} cores; minutes: "
         + ", ".join(f"{name} {seconds / 60:.0f}" for name, seconds in result["seconds"].items())
-        + "."
+        + f".{mixed}"
     )
     parts = [f"## The last run of `make faults`\n\n{about}"]
     for name, section in FIGURES.items():

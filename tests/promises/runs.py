@@ -31,6 +31,7 @@ SMALLEST = [
     "model.base.num_attention_heads=2",
     "model.base.num_key_value_heads=2",
     "train.args.save_steps=1",
+    "train.args.logging_steps=1",  # a line of the log is the mean since the last one, which a checkpoint does not hold
     "train.task.limit=24",
     "train.safety.limit=16",
     "train.align.limit=16",
@@ -130,7 +131,10 @@ class Place:
         return found
 
     def results(self) -> dict[str, str]:
-        """The hash of each file that a run is for, by its path: artifacts by their key, and the tables of the report."""
+        """The hash of each file that a run is for, by its path: artifacts by their key, and the tables of the report.
+
+        Adapters name the folder of their model, and so this place, which is left out of the hash.
+        """
         files = [
             path
             for folder in self.artifacts()
@@ -139,7 +143,9 @@ class Place:
         ]
         files += [path for name in REPORT for path in (self.folder / "runs").glob(f"*/report/{name}")]
         return {
-            path.relative_to(self.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(self.folder).as_posix(): hashlib.sha256(
+                path.read_bytes().replace(str(self.folder).encode(), b"PLACE")
+            ).hexdigest()
             for path in sorted(files)
         }
 
@@ -167,13 +173,12 @@ def unsound(place: Place) -> list[str]:
 
 
 def left(place: Place) -> list[str]:
-    """What a run that has ended well leaves and should not: half artifacts, what was set aside, locks."""
+    """What a run that has ended well leaves and should not: half artifacts, and what was set aside.
+
+    The file of a lock that nobody holds may stay after a kill: it keeps nobody waiting.
+    """
     paths = place.store.glob("*/*")
-    return [
-        f"{path.parent.name}/{path.name} is left"
-        for path in sorted(paths)
-        if path.suffix in (*LEFT_OVER, ".lock", ".lease")
-    ]
+    return [f"{path.parent.name}/{path.name} is left" for path in sorted(paths) if path.suffix in LEFT_OVER]
 
 
 def outliving(place: Place, known: Iterable[psutil.Process] = ()) -> tuple[list[str], float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.fake_stage import install
 from tests.promises import fuzzing, kills, sharing
@@ -147,7 +148,9 @@ def test_what_is_wrong_with_a_store_is_found(stage: Path, whole: Fake) -> None:
     (place.store / "fake_stage" / ("1" * 20)).mkdir()
     found = unsound(place)
     assert len(found) == 2 and "no manifest" in found[0] and "3 bytes instead of" in found[1]
-    assert len(left(place)) == 2
+    assert len(left(place)) == 1, "a lock that nobody holds is none"
+    with FileLock(place.store / "fake_stage" / ("0" * 20 + ".lock")):
+        assert "is still held" in unsound(place)[-1]
 
 
 @pytest.mark.parametrize("kill_in", [None, "fake_stage"])

@@ -29,6 +29,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "git": {"commit": "0123456789abcdef", "dirty": False},
         "machine": {"cpu": "a processor", "cores": 2},
         "asked": {"kills": 2, "fuzz": 10, "seed": 3},
+        "code": [{"commit": "0123456789abcdef", "dirty": False}],
         "seconds": {"kills": 120, "sharing": 60, "determinism": 0, "fuzz": 30},
         "lives": [asdict(Life("life/0", "vllm", kills, finished=True))],
         "sharing": {"killed": asdict(Sharing(4, True, artifacts=9, made=[3, 0, 4], before=2))},
