@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,23 @@ def test_what_a_run_begins_to_use_while_prune_waits_for_locks_stays(
 
     monkeypatch.setattr(housekeeping, "_hold", holding)
     assert place.prune() == 0 and place.there
+
+
+NOTES = """
+import sys
+from pathlib import Path
+from pipeline.usage import Uses
+uses = Uses(Path(sys.argv[1]), Path(sys.argv[2]))
+for n in range(300):
+    uses.add([f"merge/{n}"])
+"""
+
+
+def test_the_same_command_twice_at_once_notes_its_uses(place: Place) -> None:
+    folder = place.runs / "run-1"
+    command = [sys.executable, "-c", NOTES, str(folder), str(place.store.root)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(housekeeping.__file__).parents[1])}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(its.communicate()[1], its.returncode) for its in both] == [("", 0)] * 4
+    assert [path.name for path in folder.iterdir()] == ["uses.json"]
+    assert len(json.loads((folder / "uses.json").read_text())["artifacts"]) == 300
