@@ -35,6 +35,7 @@ def counted(text: str) -> int:
 
 def run(test: str, examples: int, seed: int, work: Path) -> dict[str, Any]:
     """One test; how many inputs it tried, and what it failed on."""
+    (work / "fuzz").mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-show-statistics",
          f"--hypothesis-seed={seed}", f"--basetemp={work / 'fuzz' / test.rpartition('::')[2]}", test],

@@ -175,3 +175,8 @@ def test_every_fuzz_test_is_counted() -> None:
     assert len(fuzzing.tests()) >= 15
     text = "    - 300 passing, 2 failing, and 7 invalid test cases\n    - 4 passing, 0 failing, and 1 invalid test cases"
     assert fuzzing.counted(text) == 306
+
+
+def test_a_fuzz_test_is_run_and_what_it_tried_is_counted(tmp_path: Path) -> None:
+    test = next(its for its in fuzzing.tests() if its.endswith("test_any_answer_of_a_guard"))
+    assert fuzzing.run(test, 70, 0, tmp_path) == {"inputs": 70, "failed": ""}
