@@ -100,7 +100,8 @@ def _step(kind: Any, value: Any, name: str, ends: Ends, flags: int) -> Ends:
     if kind in (op.ASSERT, op.ASSERT_NOT):
         there = kind is op.ASSERT
         return frozenset(i for i in ends if bool(_after(value[1], name, frozenset([i]), flags)) == there)
-    return _repeated(*value, name, ends, flags)
+    least, most, inner = value
+    return _repeated(least, most, inner, name, ends, flags)
 
 
 def _repeated(

@@ -221,6 +221,17 @@ TITLES = {
 }
 
 
+def missing(result: dict[str, Any]) -> str:
+    """What a run that was cut short lacks of what was asked for; nothing of a whole one."""
+    asked = result["asked"]
+    kills = sum(len(life["kills"]) for life in result["lives"])
+    inputs = sum(its["inputs"] for its in result["fuzz"].values())
+    found = [f"{kills} of {asked['kills']} kills"] if kills < asked["kills"] else []
+    found += [f"{inputs:,} of {asked['fuzz']:,} inputs"] if inputs < asked["fuzz"] else []
+    found += [f"nothing of `{part}`" for part in ("sharing", "determinism") if not result[part]]
+    return f"\n\n**Not a whole run**: {', '.join(found)}." if found else ""
+
+
 def figures(result: dict[str, Any]) -> str:
     """The last full run, with what was left out of it."""
     machine = result["machine"]
@@ -231,7 +242,7 @@ def figures(result: dict[str, Any]) -> str:
         + ", ".join(f"{name} {seconds / 60:.0f}" for name, seconds in result["seconds"].items())
         + f".{mixed}"
     )
-    parts = [f"## The last run of `make faults`\n\n{about}"]
+    parts = [f"## The last run of `make faults`\n\n{about}{missing(result)}"]
     for name, section in FIGURES.items():
         done = result["lives"] if name == "kills" else result[name]
         parts.append(f"### {TITLES[name]}\n\n{section(result) if done else 'Not run.'}")

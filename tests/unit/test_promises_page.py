@@ -54,7 +54,8 @@ def test_the_figures_are_those_of_the_result() -> None:
 
 def test_a_part_that_was_not_run_says_so() -> None:
     text = page.figures(result(lives=[], fuzz={}))
-    assert text.count("Not run.") == 2
+    assert text.count("Not run.") == 2 and "**Not a whole run**: 0 of 2 kills, 0 of 10 inputs." in text
+    assert "Not a whole run" not in page.figures(result())
 
 
 def test_what_did_not_hold_is_listed_and_ends_the_command_with_1(
