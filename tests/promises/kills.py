@@ -212,7 +212,7 @@ def live(
             break
         life.kills.append(kill)
         save()
-    code = place.start().wait(timeout=2 * LATE_S)
+    code = place.start().wait(timeout=4 * LATE_S)
     if code != 0:
         life.problems.append(f"the last attempt ended with {code}: {place.said()[-300:]}")
     life.problems += [*outliving(place)[0], *unsound(place), *left(place)]

@@ -63,7 +63,7 @@ def shared(
         mains[victim].wait()
         alive.remove(victim)
     for n in alive:
-        code = mains[n].wait(timeout=2 * LATE_S)
+        code = mains[n].wait(timeout=8 * LATE_S)
         said = place.said(f"out{n}.txt")
         if code != 0:
             result.problems.append(f"process {n} ended with {code}: {said[-300:]}")
