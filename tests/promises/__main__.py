@@ -164,13 +164,16 @@ class Command:
     def fuzz_part(self) -> None:
         """The fuzz tests, one at a time, until there have been enough inputs."""
         tests = fuzzing.tests()
-        each = -(-self.options.fuzz // len(tests))
+        each = -(-self.options.fuzz // sum(map(len, tests.values())))
 
-        def one(test: str) -> None:
-            if self.state.get(f"fuzz/{test}") is None:
-                found = fuzzing.run(test, each, self.options.seed, self.work)
-                self.state.put(f"fuzz/{test}", found)
-                self.say(f"{test.rpartition('::')[2]}: {found}")
+        def one(file: str) -> None:
+            names = [name for name in tests[file] if self.state.get(f"fuzz/{name}") is None]
+            # A few at a time, so that a call that is interrupted has not done them all in vain.
+            for start in range(0, len(names), 3):
+                some = names[start : start + 3]
+                for name, found in fuzzing.run(file, some, each, self.options.seed, self.work).items():
+                    self.state.put(f"fuzz/{name}", found)
+                    self.say(f"{name}: {found}")
 
         with ThreadPoolExecutor(self.options.lanes) as pool:
             list(pool.map(one, tests))
