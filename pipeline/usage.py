@@ -40,7 +40,7 @@ class Uses:
         self.names |= new
         content = {"store": os.path.relpath(self.store, self.folder), "artifacts": sorted(self.names)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / USES, json.dumps(content, indent=1) + "\n")
+        write_whole(self.folder / USES, json.dumps(content, indent=1) + "\n", shared=True)
         self._known(self.folder.parent)
 
     def _known(self, runs: Path) -> None:

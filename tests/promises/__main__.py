@@ -65,7 +65,7 @@ class Command:
                 f"error: {self.work} holds a run of {self.state.get('asked')}: remove it, or ask for the same"
             )
         self.state.put("asked", asked)
-        code, known = provenance.git(), self.state.get("code") or []
+        code, known = provenance.git().model_dump(), self.state.get("code") or []
         self.state.put("code", known if code in known else [*known, code])
         self.kinds = [
             kind for kind in ORDER if kind != "vllm" or importlib.util.find_spec("vllm") is not None

@@ -12,13 +12,6 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
-    "docs/architecture.md",
-    "docs/evaluation.md",
-    "docs/many_jobs.md",
-    "docs/report.md",
-    "docs/replicate.md",
-    "docs/full_models.md",
-    "docs/security.md",
 )
 #: A path of ours between backticks: a folder of the repository, then names; no placeholders such as NAME, and
 #: not the folder of that name in the repository where the Bianchi collection lies.
