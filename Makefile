@@ -10,7 +10,7 @@ export PYTHON BACKEND TORCH_INDEX INSTALLER
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce doctor plan sweep study store test check unit recipe scale format bench report lock clean ready
+.PHONY: help setup reproduce doctor plan sweep study store test check unit recipe scale faults audit format bench report lock clean ready
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -60,6 +60,13 @@ recipe: ready ## the recipe tests: the whole pipeline on the tiny model
 scale: ready ## the paper's four models end to end on miniatures, from a stand-in hub; not part of test
 	@requirements/tokenizers.sh
 	@$(PY) -m pytest tests/scale $(ARGS)
+
+faults: ready ## whole runs killed, shared and repeated, readers fuzzed, into docs/promises.md; a quarter of an hour on two cores
+	@$(PY) -m tests.promises --output docs/faults.json $(ARGS); held=$$?; \
+	$(PY) -m tests.promises.page docs/faults.json --output docs/promises.md && exit $$held
+
+audit: ready ## known vulnerabilities of the locked packages, by the rule in docs/security.md; needs the public index
+	@requirements/audit.sh
 
 format: ready ## let ruff fix and format
 	@$(PY) -m ruff check --fix .

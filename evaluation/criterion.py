@@ -10,7 +10,6 @@ from evaluation import paired, statistics
 from evaluation.choosing import Chosen, first_of
 from evaluation.results import COMBINE_NAMES, Entry, Point, of_role
 from evaluation.run_file import Role
-from safemerge.errors import UserError
 from safemerge.selection import Selection, select
 from safemerge.table import ModuleRow, read_table
 
@@ -75,13 +74,14 @@ Pairs = dict[tuple[str, str | None], list[tuple[Entry, Point, list[Point]]]]
 
 
 def module_rows(entry: Entry) -> list[ModuleRow]:
-    """The modules of an entry that have a rho and a null: none where nothing was measured, or by an older version."""
+    """The modules of an entry that have a rho and a null: none where nothing was measured, or by an older version.
+
+    Raises:
+        UserError: the table is missing, or is none.
+    """
     if not entry.spec.similarity:
         return []
-    try:
-        rows = read_table(entry.path(entry.spec.similarity))
-    except UserError:  # a number is missing: the heatmap leaves such modules out, and here none are left
-        return []
+    rows = read_table(entry.path(entry.spec.similarity), only_known=True)
     return [row for row in rows if not row.degenerate and row.null > 0 and row.rho > 0]
 
 

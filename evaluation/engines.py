@@ -18,6 +18,10 @@ from safemerge.errors import UserError
 LEAVING_S = 30.0  # seconds that an engine gets to leave by itself once it has answered everything
 
 
+class EngineDiedError(RuntimeError):
+    """An engine's process is gone before it had answered everything."""
+
+
 def shares(requests: Sequence[Request], engines: int) -> list[list[Request]]:
     """The requests in at most `engines` parts of about equal work; an adapter is in one part, but where a cut falls in it.
 
@@ -75,7 +79,8 @@ def generate(
 
     Raises:
         UserError: as one engine does, or too few GPUs are visible.
-        RuntimeError: an engine failed or died; the others are ended.
+        EngineDiedError: an engine died; the others are ended.
+        RuntimeError: one failed; likewise.
     """
     parts = shares(requests, data_parallel_size)
     how["tensor_parallel_size"] = tensor_parallel_size
@@ -97,7 +102,7 @@ def generate(
                 try:
                     said = end.recv()
                 except EOFError as error:
-                    raise RuntimeError("an engine died: often too little memory") from error
+                    raise EngineDiedError("an engine died: often too little memory") from error
                 if isinstance(said, Exception):
                     raise said
                 if said is None:

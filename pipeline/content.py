@@ -35,7 +35,7 @@ def file_digest(path: Path) -> str:
         known[name] = file_hash(path)[:20]
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
             notes.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(notes, json.dumps(known, indent=1))
+            write_whole(notes, json.dumps(known, indent=1), shared=True)
     return known[name]
 
 

@@ -15,6 +15,8 @@ SMALLER = {
     "parity": "lower generation.max_num_seqs",
     "likelihood": "lower generation.max_num_seqs",
 }
+#: vLLM's, which is not imported for it, and ours.
+_ENGINE = ("EngineDeadError", "EngineGenerateError", "EngineDiedError")
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_SUCH_PLACE = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR)
 
@@ -30,6 +32,8 @@ def explained(error: BaseException, stage: str = "") -> str | None:
         number = getattr(cause, "errno", None)
         if full_disk(cause):
             return f"the disk is full{where}: free some space, or set store=DIR on a larger one; then {AGAIN}"
+        if isinstance(cause, OSError) and number == errno.EFBIG:
+            return f"a file may grow no further{where}: raise the limit on the size of files (ulimit -f); then {AGAIN}"
         if isinstance(cause, OSError) and number in _NOT_WRITABLE:
             remedy = "set store=DIR and runs=DIR to folders that can"
             return f"{path or 'a file'} cannot be read or written ({cause.strerror}): {remedy}"
@@ -39,10 +43,7 @@ def explained(error: BaseException, stage: str = "") -> str | None:
         if _no_memory(cause):
             smaller = SMALLER.get(stage, "close other programs, or take a smaller model")
             return f"out of memory ({first_line(cause)[:160]}): {smaller}; then {AGAIN}"
-        if type(cause).__name__ in (
-            "EngineDeadError",
-            "EngineGenerateError",
-        ):  # vLLM's, which is not imported for it
+        if type(cause).__name__ in _ENGINE:
             return f"the engine died ({first_line(cause)[:160]}); what it had written is kept; {AGAIN}"
     return None
 

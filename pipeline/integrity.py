@@ -16,6 +16,7 @@ from safemerge.whole_files import file_hash
 
 WHOLE = 64 << 20  # bytes
 BLOCKS, BLOCK = 16, 1 << 20
+FILES = "files"  # of a manifest: what lies in the artifact; not in those of before files and uses were written down
 #: The worker's log goes on after the artifact is finished; the others are about it.
 APART = ("log.txt", "manifest.json", "done.json")
 
@@ -66,7 +67,7 @@ def damage(folder: Path, manifest: Path) -> str | None:
     """
     try:
         its = json.loads(manifest.read_text(encoding="utf-8"))
-        listed: dict[str, FileRecord] = its.get("files") or {}
+        listed: dict[str, FileRecord] = its.get(FILES) or {}
         if "sha256" in its and its["sha256"] != _own_hash(its):
             return f"{manifest.name} is not as it was written"
         for name, record in listed.items():
@@ -78,6 +79,6 @@ def damage(folder: Path, manifest: Path) -> str | None:
                 return f"{name} has {size} bytes instead of {record['size']}"
             if content_hash(path) != record["sha256"]:
                 return f"{name} has other content than it was written with"
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         return f"{manifest.name} or what it lists cannot be read ({type(error).__name__})"
     return None

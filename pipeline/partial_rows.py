@@ -15,7 +15,7 @@ def finished(folder: Path) -> list[dict[str, Any]]:
     path, rows = folder / PARTIAL, []
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 rows += [row] if isinstance(row, dict) else []
     return rows

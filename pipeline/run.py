@@ -218,10 +218,8 @@ class Runner:
         """What the worker wrote down when the artifact was complete; None: it is not."""
         try:
             found = json.loads((self.store.partial(step) / DONE).read_text())
-        except (
-            OSError,
-            ValueError,
-        ):  # none, or cut by a full disk: then the stage goes on from what is there
+        # None, or cut by a full disk: then the stage goes on from what is there.
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

@@ -165,7 +165,7 @@ class Store:
     def commit(self, step: Step, manifest: Mapping[str, Any]) -> None:
         """Finish a partial artifact. The rename is the only moment at which it appears."""
         partial = self.partial(step)
-        its = integrity.sealed({**manifest, "files": integrity.records(partial)})
+        its = integrity.sealed({**manifest, integrity.FILES: integrity.records(partial)})
         (partial / MANIFEST).write_text(json.dumps(its, indent=1, default=str) + "\n")
         os.replace(partial, self.path(step))
         (self.path(step) / DONE).unlink(missing_ok=True)  # not before: a kill in between would lose the work

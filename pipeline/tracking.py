@@ -6,11 +6,13 @@ import json
 import logging
 import netrc
 import os
+import queue
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -24,6 +26,9 @@ from safemerge.errors import first_line
 from safemerge.screening import hidden, visible
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CALL_S, FINISH_S = 120.0, 600.0  # that a call to W&B, and its last upload, may take
 
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older names
 
@@ -62,6 +67,30 @@ def decide_mode(mode: str) -> tuple[str, str]:
     return "disabled", f"tracking off: {by}{known}"
 
 
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """What the function returns. It goes on in a thread of its own where it takes longer; nobody waits for that.
+
+    Raises:
+        TimeoutError: after so many seconds; or what the function raises.
+    """
+    done: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((True, function()))
+        except BaseException as error:
+            done.put((False, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        well, found = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"W&B has not answered for {seconds:.0f} s; `wandb sync` uploads later") from None
+    if not well:
+        raise found
+    return cast(T, found)
+
+
 class Tracker:
     """One W&B run per (model, task, seed); stages are namespaces in it, and a group holds the runs of a sweep.
 
@@ -86,11 +115,13 @@ class Tracker:
         try:
             os.environ.setdefault("WANDB_SILENT", "true")
             os.environ.setdefault("WANDB_CONSOLE", "off")
+            # Its own reports on itself hold up the end of a run for a minute where the server does not answer.
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             import wandb
 
             folder = Path(tracking.dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.run = wandb.init(
+            options: dict[str, Any] = dict(
                 project=tracking.project,
                 entity=tracking.entity,
                 group=tracking.group
@@ -98,10 +129,11 @@ class Tracker:
                 name=self.name,
                 id=uuid.uuid4().hex[:12],  # offline runs with one id would overwrite each other
                 dir=str(folder),
-                mode=mode,  # type: ignore[arg-type]
+                mode=mode,
                 config=self.config.model_dump(by_alias=True),
                 settings=wandb.Settings(init_timeout=30, console="off", silent=True),
             )
+            self.run = within(CALL_S, lambda: wandb.init(**options))
         except Exception as error:  # a tracker must never cost a result
             self._give_up(error)
         return self.run
@@ -120,31 +152,34 @@ class Tracker:
         if run is None:
             return
         try:
-            import wandb
-
-            manifest = json.loads((folder / MANIFEST).read_text())
-            space = f"{step.stage}/{step.name.replace(' ', '_')}"
-            run.config.update({space: manifest["settings"]}, allow_val_change=True)
-            run.summary[f"{space}/wall_s"] = manifest["wall_s"]
-            run.summary[f"{space}/peak_memory_bytes"] = manifest["peak_memory_bytes"]
-            curve = folder / LOG
-            if step.stage == "finetune" and curve.exists():
-                run.define_metric(f"{space}/*", step_metric=f"{space}/step")
-                for line in curve.read_text().splitlines():
-                    row = json.loads(line)
-                    run.log({f"{space}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
-            if self.config.tracking.log_adapters and (folder / ADAPTER).exists():
-                artifact = wandb.Artifact(
-                    f"{step.stage}-{step.key}", type="adapter", metadata={"name": step.name}
-                )
-                artifact.add_dir(str(folder))
-                run.log_artifact(artifact)
-            if self.config.tracking.log_completions and (folder / COMPLETIONS).exists():
-                artifact = wandb.Artifact(f"completions-{step.key}", type="completions")
-                artifact.add_file(str(folder / COMPLETIONS))
-                run.log_artifact(artifact)
+            within(CALL_S, lambda: self._step(run, step, folder))
         except Exception as error:
             self._give_up(error)
+
+    def _step(self, run: Any, step: Step, folder: Path) -> None:
+        import wandb
+
+        manifest = json.loads((folder / MANIFEST).read_text())
+        space = f"{step.stage}/{step.name.replace(' ', '_')}"
+        run.config.update({space: manifest["settings"]}, allow_val_change=True)
+        run.summary[f"{space}/wall_s"] = manifest["wall_s"]
+        run.summary[f"{space}/peak_memory_bytes"] = manifest["peak_memory_bytes"]
+        curve = folder / LOG
+        if step.stage == "finetune" and curve.exists():
+            run.define_metric(f"{space}/*", step_metric=f"{space}/step")
+            for line in curve.read_text().splitlines():
+                row = json.loads(line)
+                run.log({f"{space}/{k}": v for k, v in row.items() if isinstance(v, int | float)})
+        if self.config.tracking.log_adapters and (folder / ADAPTER).exists():
+            artifact = wandb.Artifact(
+                f"{step.stage}-{step.key}", type="adapter", metadata={"name": step.name}
+            )
+            artifact.add_dir(str(folder))
+            run.log_artifact(artifact)
+        if self.config.tracking.log_completions and (folder / COMPLETIONS).exists():
+            artifact = wandb.Artifact(f"completions-{step.key}", type="completions")
+            artifact.add_file(str(folder / COMPLETIONS))
+            run.log_artifact(artifact)
 
     def report(
         self,
@@ -157,30 +192,30 @@ class Tracker:
         if run is None:
             return
         try:
-            import wandb
-
-            tables = {
-                "results": [asdict(row) for row in rows],
-                "costs": [cost.model_dump() for cost in costs],
-            }
-            for name, found in tables.items():
-                if found:
-                    data = [list(row.values()) for row in found]
-                    run.log({f"report/{name}": wandb.Table(columns=list(found[0]), data=data)})
-            run.log(
-                {
-                    f"report/{figure.stem}": wandb.Image(str(figure))
-                    for figure in figures
-                    if figure.suffix == ".png"
-                }
-            )
+            within(CALL_S, lambda: self._report(run, rows, figures, costs))
         except Exception as error:
             self._give_up(error)
+
+    def _report(
+        self, run: Any, rows: Sequence[ResultRow], figures: Sequence[Path], costs: Sequence[Cost]
+    ) -> None:
+        import wandb
+
+        tables = {
+            "results": [asdict(row) for row in rows],
+            "costs": [cost.model_dump() for cost in costs],
+        }
+        for name, found in tables.items():
+            if found:
+                data = [list(row.values()) for row in found]
+                run.log({f"report/{name}": wandb.Table(columns=list(found[0]), data=data)})
+        images = [figure for figure in figures if figure.suffix == ".png"]
+        run.log({f"report/{figure.stem}": wandb.Image(str(figure)) for figure in images})
 
     def finish(self, code: int = 0) -> None:
         """Close the run; offline ones stay on disk for `wandb sync`."""
         if self.run is not None:
             try:
-                self.run.finish(exit_code=code)
+                within(FINISH_S, lambda: self.run.finish(exit_code=code))
             except Exception as error:
                 self._give_up(error)

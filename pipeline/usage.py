@@ -40,7 +40,7 @@ class Uses:
         self.names |= new
         content = {"store": os.path.relpath(self.store, self.folder), "artifacts": sorted(self.names)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / USES, json.dumps(content, indent=1) + "\n")
+        write_whole(self.folder / USES, json.dumps(content, indent=1) + "\n", shared=True)
         self._known(self.folder.parent)
 
     def _known(self, runs: Path) -> None:
@@ -56,6 +56,15 @@ def known_folders(store: Path) -> list[str]:
         return (store / FOLDERS).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def forgotten(store: Path, folders: set[str]) -> None:
+    """Strike folders of runs that are gone off the list."""
+    known = known_folders(store)
+    if folders & set(known):
+        whole = store / f"{FOLDERS}.partial"
+        whole.write_text("".join(f"{its}\n" for its in known if its not in folders), encoding="utf-8")
+        os.replace(whole, store / FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def size_of(folder: Path) -> int:
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     return {}

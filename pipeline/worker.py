@@ -181,6 +181,8 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # TRL and others tell the hub, or whatever HF_ENDPOINT names, that they were used: nobody asked for it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     if arguments[:1] == ["--launch"]:
         return launch(arguments[1], int(arguments[2]), arguments[3])

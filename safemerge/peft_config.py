@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safemerge import patterns
 from safemerge.errors import UserError
 from safemerge.files import read_json
 from safemerge.screening import visible
@@ -126,10 +126,10 @@ def largest_rank(folder: Path) -> int:
     return max([int(config.get("r", RANK)), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
-def _matching(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+def _matching(table: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """PEFT's rule: the first pattern that matches the whole name, or its end after a dot."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
+    for pattern, value in (table or {}).items():
+        if patterns.matches(pattern, name):
             return value
     return default
 
@@ -149,8 +149,8 @@ def _patterns(source: str, name: str, found: Any) -> Mapping[str, Any]:
         raise _wrong(source, name, found, "an object of patterns and numbers")
     for pattern in found or {}:
         try:
-            re.compile(rf"(.*\.)?({pattern})$")
-        except (re.error, RecursionError, OverflowError) as error:
+            patterns.compiled(pattern)
+        except ValueError as error:
             raise _wrong(source, name, pattern, f"a regular expression ({error}), such as .*q_proj") from None
     return found or {}
 

@@ -87,11 +87,18 @@ def write_table(path: Path | str, rows: Iterable[ModuleRow]) -> None:
             writer.writerow((row.module, layer, row.kind, *texts, ";".join(row.flags)))
 
 
-def read_table(path: Path | str) -> list[ModuleRow]:
-    """Read similarity.csv back, one without nulls too. UserError if it is missing or is not such a table."""
+def read_table(path: Path | str, *, only_known: bool = False) -> list[ModuleRow]:
+    """Read similarity.csv back, one without nulls too.
+
+    only_known: leave out modules whose rho is empty; otherwise they are refused, since nothing can be selected by them.
+
+    Raises:
+        UserError: it is missing, or is not such a table.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as handle:
-            return [_row(record) for record in csv.DictReader(handle)]
+            records = csv.DictReader(handle)
+            return [_row(record) for record in records if record["rho"] or not only_known]
     except FileNotFoundError:
         raise UserError(
             f"no similarity table at {path}; run `safemerge inspect --output` to make one"

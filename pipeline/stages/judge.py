@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from data.chat import chat_ids, in_parts, prompt_ids
@@ -15,10 +14,9 @@ from data.schema import Completion, Verdict, write_jsonl
 from evaluation.engine import Request, generate
 from evaluation.guard_format import GuardFormat, Question, p_unsafe, questions
 from evaluation.judges import calibrated_threshold, guard_verdict, worst
-from evaluation.quality import is_empty
 from evaluation.reading import check_reads
 from pipeline import artifacts, partial_rows
-from pipeline.artifacts import HEAD, THRESHOLD, USAGE, VERDICTS, model_folder
+from pipeline.artifacts import HEAD, THRESHOLD, VERDICTS, model_folder
 from pipeline.config import locate
 from pipeline.progress import report
 from pipeline.stage_settings import (
@@ -29,8 +27,9 @@ from pipeline.stage_settings import (
     ServerJudge,
     of_judge,
 )
+from pipeline.stages.server_judging import by_server
 from pipeline.store import digest
-from pipeline.unkeyed import Asking, Engine
+from pipeline.unkeyed import Engine
 from pipeline.worker import Job, finish
 from safemerge.errors import UserError
 
@@ -125,44 +124,6 @@ def by_probe(jobs: list[Job]) -> None:
         finish(job, time.monotonic() - start)
 
 
-def by_server(jobs: list[Job], settings: ServerJudge) -> None:
-    """A rubric judge behind an OpenAI-compatible server; each finished file of verdicts stays, whatever comes after it.
-
-    A request that fails for good is an invalid verdict.
-
-    Raises:
-        UserError: not one request of a file succeeded: the server is down, or its name or key is wrong.
-    """
-    known: dict[tuple[str, str], Verdict] = {}
-    for position, job in enumerate(jobs):
-        with job.finishing():
-            asking, replies = job.beside(Asking), artifacts.replies(job.inputs["replies"])
-            new = list(dict.fromkeys((r.prompt, r.completion) for r in replies))
-            new = [pair for pair in new if pair not in known]
-            report(position, len(jobs), job.name)
-            found, usage = locate(settings.target)(
-                [Completion(str(i), prompt, reply) for i, (prompt, reply) in enumerate(new)],
-                model=settings.model,
-                max_tokens=settings.max_tokens,
-                base_url=settings.base_url,
-                api_key_env=asking.api_key_env,
-                attempts=asking.attempts,
-                parallel=asking.parallel,
-                timeout_s=asking.timeout_s,
-            )
-            asked = [its for its, (_, reply) in zip(found, new, strict=True) if not is_empty(reply)]
-            if asked and usage.failures == len(asked):
-                raise UserError(
-                    f"the judge server at {settings.base_url} answered none of {len(asked)} requests "
-                    f"({asked[0].raw}): check judge.*.base_url, judge.*.id and the key"
-                )
-            known |= dict(zip(new, found, strict=True))
-            verdicts = [replace(known[r.prompt, r.completion], id=r.id) for r in replies]
-            write_jsonl(job.output / VERDICTS, verdicts)
-            cost = usage.cost(asking.prompt_price, asking.completion_price)
-            (job.output / USAGE).write_text(json.dumps({**vars(usage), "cost": cost}) + "\n")
-
-
 def by_guard(jobs: list[Job], settings: GuardJudge) -> None:
     """A guard model through the engine: the verdict is the probability of its first token against the threshold."""
     start = time.monotonic()
@@ -196,12 +157,22 @@ def guards_verdict(
 
 
 def tune(job: Job, settings: GuardThreshold) -> None:
-    """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out."""
+    """The threshold that tells the tuning pairs apart best; pairs to which the guard gives no probability are left out.
+
+    Raises:
+        UserError: of the unsafe pairs, or of the safe ones, it gives none to any: it does not answer as a guard does.
+    """
     with job.finishing():
         rows = artifacts.labelled_pairs(job.inputs["tuning"])
         said = answers_of([job], settings, [{(row.prompt, row.response) for row in rows}])
         scored = [([p for _, p in said[row.prompt, row.response]], row.label == "unsafe") for row in rows]
         known = [([p for p in its if p is not None], label) for its, label in scored if None not in its]
+        if {label for _, label in known} != {label for _, label in scored}:
+            raise UserError(
+                f"the guard gave {len(known)} of {len(scored)} tuning pairs a probability, and none to all pairs of one "
+                "label: it does not answer in the format of its `_target_`; train it longer (train.guard), take another "
+                "judge, or set judge.*.threshold to a number"
+            )
         threshold = calibrated_threshold([(max(its), label) for its, label in known])
         (job.output / THRESHOLD).write_text(json.dumps({"threshold": threshold}) + "\n")
         partial_rows.remove(job.output)

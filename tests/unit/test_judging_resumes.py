@@ -1,20 +1,22 @@
-"""A guard that is ended while it judges goes on with the pairs that it has not answered yet."""
+"""A judge that is ended while it judges goes on with the pairs that it has not answered yet."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data.schema import Completion, GuardRow, write_jsonl
+from data.schema import Completion, GuardRow, Verdict, write_jsonl
+from evaluation.server_judge import Usage
 from pipeline import artifacts
 from pipeline.job import Job, begin
 from pipeline.partial_rows import PARTIAL
-from pipeline.stage_settings import GuardJudge, GuardThreshold
-from pipeline.stages import judge
-from pipeline.unkeyed import NOTHING
+from pipeline.stage_settings import GuardJudge, GuardThreshold, ServerJudge
+from pipeline.stages import judge, server_judging
+from pipeline.unkeyed import NOTHING, Asking
 
 GUARD = "evaluation.guard_format.SmallGuard"
 HOW = (6, None, "transformers", "float32")
@@ -102,3 +104,35 @@ def test_setting_a_threshold_goes_on_too(tmp_path: Path, monkeypatch: pytest.Mon
     judge.run([job])
     assert rest.asked == ["c", "d"] and artifacts.threshold(job.output) == pytest.approx((0.9 + 0.125) / 2)
     assert not (job.output / PARTIAL).exists()
+
+
+def test_a_killed_server_judge_pays_for_no_reply_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(rows: Sequence[Completion], **how: Any) -> tuple[list[Verdict], Usage]:
+        if len(asked) == 8 and not (tmp_path / "again").exists():
+            raise Killed
+        asked.extend(row.completion for row in rows)
+        return [Verdict(row.id, "safe", raw="SAFE") for row in rows], Usage(len(rows), 0, 10 * len(rows), 1)
+
+    monkeypatch.setattr(server_judging, "locate", lambda target: ask)
+    replies = [f"reply {n}" for n in range(10)]
+    (tmp_path / "replies").mkdir()
+    (tmp_path / "out").mkdir()
+    write_jsonl(tmp_path / "replies" / artifacts.COMPLETIONS, [Completion(r, "p", r) for r in replies])
+    settings = ServerJudge("", "", "m", "http://127.0.0.1:1/v1", 8)
+    beside = Asking("NO_KEY", 1, 1, 1.0, 1.0, 0.0)  # a connection: four at a time
+    job = Job("x", settings.keyed(), beside, {"replies": tmp_path / "replies"}, tmp_path / "out")
+    begin(1)
+    with pytest.raises(Killed):
+        judge.run([job])
+    assert asked == replies[:8] and not (job.output / artifacts.VERDICTS).exists()
+    (tmp_path / "again").touch()
+    judge.run([job])
+    assert asked == replies, "each once"
+    assert [v.id for v in artifacts.verdicts(job.output)] == replies
+    assert not (job.output / PARTIAL).exists()
+    usage = json.loads((job.output / artifacts.USAGE).read_text())
+    assert usage["requests"] == 10 and usage["cost"] == pytest.approx(100e-6), "of both runs"
