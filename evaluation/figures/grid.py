@@ -73,7 +73,11 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
     import numpy as np
     from matplotlib.patches import Patch, Rectangle
 
-    rows = [row for row in read_table(entry.path(entry.spec.similarity)) if math.isfinite(row.rho)]
+    rows = [
+        row
+        for row in read_table(entry.path(entry.spec.similarity), only_known=True)
+        if math.isfinite(row.rho)
+    ]
     layers = sorted({row.layer for row in rows if row.layer is not None})
     kinds = list(dict.fromkeys(row.kind for row in rows))
     if not layers:
