@@ -286,6 +286,24 @@ def of_judge(settings: Dict) -> Judge:
 
 
 @dataclass(frozen=True)
+class Harness(Settings):
+    """A task of lm-evaluation-harness. limit: its first so many items; fewshot: None for the task's own number.
+
+    definition: hash of the files of a task from outside, "" for one of the harness itself; version: the harness's.
+    """
+
+    task: str
+    limit: int | None
+    fewshot: int | None
+    chat: bool
+    system_prompt: str | None
+    backend: Literal["hf", "vllm"]
+    dtype: str
+    definition: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Check(Settings):
     """The labels of the rows that the checks are about, and the hash of the checks' code."""
 

@@ -138,6 +138,13 @@ def build(its: Shape, folder: Path) -> None:
     tokenizer().save_pretrained(folder)
 
 
+def error_of(case: Case, row: dict[str, Any]) -> float:
+    """By what share the model is off the measured peak; of several ranks, whose start is not seen, the libraries count."""
+    need = case.need()
+    said = need.total if case.devices > 1 else need.model
+    return said / (row["peak"] - row["before"]) - 1
+
+
 def one(case: Case, folder: Path) -> dict[str, int]:
     """Carry a case out here: bytes before a model was loaded, and the peak after it."""
     from tests.scale import stages_in_one_process as stages
