@@ -11,6 +11,7 @@ from data import github, loading
 from data.catalogue import find
 from pipeline.artifacts import ADAPTER, model_folder
 from pipeline.judge_settings import HubJudge, Judge
+from pipeline.needs import needs
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.revisions import data_sets
@@ -22,27 +23,12 @@ from safemerge.errors import UserError
 from safemerge.files import BIN_INDEX, BIN_SINGLE, INDEX, SINGLE, is_folder, read_json, weight_map
 from safemerge.peft_config import RANK
 
-#: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
-TRAIN_GIB, SERVE_GIB, OVERHEAD_GIB = 2.4, 2.1, 3.0
-
-
-def gpu_gib(parameters: float, sharded: int = 1) -> float:
-    """GPU memory (GiB) that training needs on each of `sharded` devices; an estimate, on the safe side."""
-    return round(parameters / sharded / 1e9 * TRAIN_GIB + OVERHEAD_GIB, 1)
+GPU_STAGES = ("finetune", "generate", "judge")
 
 
 def gpu_needs(x: Experiment) -> dict[str, float]:
-    """GPU memory (GiB) that each stage needs on one device, by stage; an estimate. Judges count by their download."""
-    config, parameters = x.config, x.config.model.parameters
-    spread = config.generation.tensor_parallel_size
-    needs = {
-        "finetune": gpu_gib(parameters, config.train.devices if config.train.parallel == "fsdp" else 1),
-        "generate": round(parameters / 1e9 * SERVE_GIB / spread + OVERHEAD_GIB, 1),
-    }
-    judges = [judge.download_gb for judge in config.judge.values() if isinstance(judge, HubJudge)]
-    if judges:
-        needs["judge"] = round(max(judges) * 1e9 / 2**30 / spread + OVERHEAD_GIB, 1)
-    return needs
+    """GPU memory (GiB) that each stage needs at least on each device, by stage (`pipeline.needs`)."""
+    return {stage: round(need.gib, 1) for stage, need in needs(x).items() if stage in GPU_STAGES}
 
 
 def disk_short(models: Sequence[tuple[str, str | None, float, bool]]) -> list[str]:

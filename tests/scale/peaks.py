@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import memory
+from pipeline import memory, provenance
 from pipeline.shape import Shape
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -134,7 +136,7 @@ def build(its: Shape, folder: Path) -> None:
     kinds = (Qwen2Config, Qwen2ForCausalLM) if its.attention_bias else (LlamaConfig, LlamaForCausalLM)
     model = kinds[1](kinds[0](**sizes))
     assert sum(p.numel() for p in model.parameters()) == its.parameters
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="50MB")
     tokenizer().save_pretrained(folder)
 
 
@@ -145,46 +147,62 @@ def error_of(case: Case, row: dict[str, Any]) -> float:
     return said / (row["peak"] - row["before"]) - 1
 
 
-def one(case: Case, folder: Path) -> dict[str, int]:
-    """Carry a case out here: bytes before a model was loaded, and the peak after it."""
+def forked(work: Callable[[], object]) -> Any:
+    """What a child of this process makes of it: the libraries are imported once, and each child starts from there."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ours)
+        code = 1
+        try:
+            with os.fdopen(theirs, "w") as stream:
+                json.dump(work(), stream)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(theirs)
+    with os.fdopen(ours) as stream:
+        said = stream.read()
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("a case failed; its traceback is above")
+    return json.loads(said)
+
+
+def every(cases: tuple[Case, ...], output: Path) -> None:
+    """All cases, one after the other; each is written down at once, in the place of an earlier measurement of it."""
     from tests.scale import stages_in_one_process as stages
 
-    return getattr(stages, case.stage)(case, folder)  # type: ignore[no-any-return]
-
-
-def measured(case: Case, folder: Path) -> dict[str, int]:
-    """The same in a process of its own."""
-    order = folder / "case.json"
-    order.write_text(json.dumps(asdict(case)))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.scale.peaks", "--case", str(order)],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{case}: exit {done.returncode}\n{done.stderr[-3000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def every(cases: tuple[Case, ...]) -> list[dict[str, Any]]:
-    """All cases, one after the other."""
-    rows = []
     with tempfile.TemporaryDirectory() as root:
-        for name in dict.fromkeys(case.shape for case in cases):
-            folder = Path(root) / name.replace(" ", "-")
-            build(SHAPES[name], folder / "model")
-            for case in (its for its in cases if its.shape == name):
-                its = measured(case, folder)
-                need = case.need()
-                rows.append({"case": asdict(case), "parameters": SHAPES[name].parameters, **its})
-                print(
-                    f"{case.shape}, {case.stage}, {case.devices}: model {need.model / 2**20:.0f} MiB, measured "
-                    f"{(its['peak'] - its['before']) / 2**20:.0f}, libraries {its['before'] / 2**20:.0f}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    return rows
+        for case in sorted(
+            cases, key=lambda its: its.stage == "vllm"
+        ):  # whose libraries the others must not hold
+            stages.libraries(case.stage)
+            folder = Path(root) / case.shape.replace(" ", "-")
+            if not folder.exists():
+                forked(partial(build, SHAPES[case.shape], folder / "model"))
+            its = forked(partial(getattr(stages, case.stage), case, folder))
+            row = {"case": asdict(case), "parameters": SHAPES[case.shape].parameters, **its}
+            need, seen = case.need(), its["peak"] - its["before"]
+            print(
+                f"{case.shape}, {case.stage}, {case.devices}: model {need.model / 2**20:.0f} MiB, measured "
+                f"{seen / 2**20:.0f} ({error_of(case, row):+.0%}), libraries {its['before'] / 2**20:.0f}",
+                file=sys.stderr,
+                flush=True,
+            )
+            keep(row, output)
+
+
+def keep(row: dict[str, Any], output: Path) -> None:
+    """Put a measurement among those that are there, in the order of `CASES`."""
+    old = json.loads(output.read_text())["cases"] if output.exists() else []
+    known = {json.dumps(its["case"]): its for its in [*old, json.loads(json.dumps(row))]}
+    order = [json.dumps(json.loads(json.dumps(asdict(case)))) for case in CASES]
+    rows = [known[name] for name in order if name in known]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"cases": rows, **provenance.collect()}, indent=1)
+    output.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -192,21 +210,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, help="the JSON file to write")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--only", default="", help="cases whose shape or stage contains this")
-    parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        its = json.loads(options.case.read_text())
-        print(json.dumps(one(Case(**{**its, "targets": tuple(its["targets"])}), options.case.parent)))
-        return
-    from pipeline import provenance
-
-    rows = every(tuple(c for c in CASES if options.only in f"{c.shape} {c.stage} {c.parallel}{c.devices}"))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        found = {"cases": rows, **provenance.collect()}
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    chosen = [c for c in CASES if options.only in f"{c.shape}/{c.stage}/{c.parallel}{c.devices}"]
+    every(tuple(chosen), options.output)
 
 
 if __name__ == "__main__":

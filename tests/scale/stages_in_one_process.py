@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from tests.scale.peaks import Case
 
 
+def libraries(stage: str) -> None:
+    """Import what the stage imports, before a model is loaded; nothing is computed."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen2ForCausalLM  # noqa: F401
+
+    if stage == "vllm":
+        from vllm import LLM  # noqa: F401
+    else:
+        from peft import PeftModel  # noqa: F401
+        from trl import SFTTrainer  # noqa: F401
+
+        from pipeline.stages import cpu_trainer, ranks  # noqa: F401
+
+
 def resident() -> int:
     """Bytes that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -63,10 +77,6 @@ def train(case: Case, folder: Path) -> dict[str, int]:
     job = Job("training", json.loads(json.dumps(settings.keyed())), share, inputs, output)
     if case.devices > 1:
         return ranks(job, case, folder)
-    import peft  # noqa: F401 - what the stage imports, before its model is loaded
-    import trl  # noqa: F401
-    from trl import SFTTrainer  # noqa: F401
-
     from pipeline.stages import finetune
 
     before = resident()
@@ -136,18 +146,9 @@ def _generate(case: Case, folder: Path, backend: str) -> dict[str, int]:
 
 def transformers(case: Case, folder: Path) -> dict[str, int]:
     """Generation by plain transformers."""
-    import torch  # noqa: F401
-    from peft import PeftModel  # noqa: F401
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
-
     return _generate(case, folder, "transformers")
 
 
 def vllm(case: Case, folder: Path) -> dict[str, int]:
     """Generation by vLLM's engine in this process."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    import vllm as engine
-    from vllm import LLM  # noqa: F401
-
-    assert engine.__version__
     return _generate(case, folder, "vllm")

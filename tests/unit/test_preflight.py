@@ -203,8 +203,13 @@ def test_more_gpus_than_there_are_are_not_waited_for(
     assert "GPUs for train.parallel=fsdp" in preflight.missing(sharded, Store(tmp_path))[0]
 
 
-def test_memory_grows_with_the_model() -> None:
-    assert preflight.gpu_gib(70e9) > preflight.gpu_gib(8e9) > 8.03 * 2
+def test_a_model_of_unknown_shape_counts_by_its_parameters(big: plan.Experiment) -> None:
+    def unknown(parameters: float) -> float:
+        model = big.config.model.model_copy(update={"shape": None, "parameters": parameters})
+        return preflight.gpu_needs(plan.build(big.config.model_copy(update={"model": model})))["finetune"]
+
+    assert unknown(70e9) > unknown(8e9) > 8e9 * 2 / 2**30
+    assert unknown(8.03e9) == pytest.approx(preflight.gpu_needs(big)["finetune"], rel=0.2)
 
 
 def test_merging_a_and_b_apart_needs_equal_ranks(tmp_path: Path) -> None:
