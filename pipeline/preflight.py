@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -122,7 +123,7 @@ def missing(x: Experiment, store: Store) -> list[str]:
         have = max((g["memory_gib"] for g in gpus()), default=0.0)
         if have < need:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
-            lacks.append(f"a GPU with {need:.0f} GiB for {stage} ({seen})")
+            lacks.append(f"a GPU with {math.ceil(need)} GiB for {stage} ({seen})")
     lacks += gpus_short(x)
     models = hub_models(x, store) if "prepare" in config.stages else []
     lacks += disk_short(models)

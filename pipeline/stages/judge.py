@@ -116,6 +116,7 @@ def by_probe(jobs: list[Job]) -> None:
     features = reader.features(
         distinct, head.reply_tokens, lambda done, total: report(done, total, "verdicts")
     )
+    jobs[0].count_tokens(reader.tokens)
     found = dict(zip(distinct, head.p_unsafe(features).tolist(), strict=True))
     for job, replies in zip(jobs, wanted, strict=True):
         write_jsonl(
@@ -272,6 +273,7 @@ def _ask(
     asked = Counter(request.key.partition("/")[0] for request in requests)
     found: dict[str, dict[int, tuple[str, float | None]]] = {pair: {} for pair in asked}
     for reply in answered:
+        job.count_tokens(len(reply.prompt_ids) + reply.tokens)
         pair, _, question = reply.key.partition("/")
         its = found[pair]
         its[int(question)] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))

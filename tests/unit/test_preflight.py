@@ -164,7 +164,7 @@ def test_the_judge_counts_too_and_devices_share_what_is_sharded(big: plan.Experi
             "llama3.1-8b", "train.parallel=fsdp", "train.devices=2", "generation.tensor_parallel_size=2"
         )
     )
-    assert all(halves[stage] < 0.65 * need for stage, need in needs.items())
+    assert all(halves[stage] < 0.8 * need for stage, need in needs.items())
     small = experiment("llama3.1-8b", "judge=[llama_guard_3_1b,refusal]")
     assert preflight.gpu_needs(small)["judge"] < needs["judge"] / 2
     larger = big.config.model_copy(deep=True)
