@@ -18,7 +18,6 @@ from pipeline import needs, plan
 from pipeline.config import check
 from pipeline.memory import kv_bytes
 from pipeline.shape import Shape
-from pipeline.store import Step
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -109,10 +108,13 @@ def work(x: plan.Experiment) -> Work:
         n: _rows(config.data.limits.items.get(b.dataset), b.dataset, 1) for n, b in config.benchmark.items()
     }
     harmful = sum(prompts[n] for n, b in config.benchmark.items() if b.role == "harm")
-    asked, judged, models = {}, {}, {}
+    asked: dict[str, tuple[float, float]] = {}
+    judged: dict[str, float] = {}
+    models: dict[str, float] = {}
     for point in x.points:
-        source = x.adapters.get(point.adapter)
-        key = f"{source.key if isinstance(source, Step) else config.model.name}/{point.label}"
+        made_of = [x.adapters.get(point.adapter), x.adapters[point.safety] if point.needs_safety else None]
+        keys = [source.key for source in made_of if source is not None]
+        key = "/".join([config.model.name, config.task.name, *keys, point.label])
         asked[key] = sum(prompts.values()) * PROMPT_TOKENS, written
         for name, judge in config.judge.items():
             if (its := needs.judge_shape(x, judge)) is not None:

@@ -25,6 +25,7 @@ HEAD = """# At the paper's scale
 Written by `python -m tests.scale.page --output docs/scale.md` from docs/scale/*.json; do not edit. No 7B or 8B model was
 run: what stands here is by what else each path of such a run was executed, when, and by which test."""
 Rows = list[dict[str, Any]]
+MODELS = ("llama2-7b", "llama3.1-8b", "qwen2-7b", "qwen2.5-7b")
 
 
 def stages(tests: Rows) -> str:
@@ -168,8 +169,7 @@ def budgets() -> str:
 
     from pipeline import budget
 
-    models = ("llama2-7b", "llama3.1-8b", "qwen2-7b", "qwen2.5-7b")
-    commands = [[f"model={model}", "hardware=1x80gb"] for model in models]
+    commands = [[f"model={model}", "hardware=1x80gb"] for model in MODELS]
     names = ("seeds", "safety_size", "merge_types", "safelora", "controls", "arithmetic", "sensitivity")
     commands += [[f"experiment={name}", "model=llama3.1-8b", "hardware=1x80gb"] for name in names]
     commands += [["experiment=paper", "hardware=1x80gb"]]
@@ -200,6 +200,19 @@ def budgets() -> str:
     return f"## Hours, money and disk\n\n{markdown(table)}\n\n{note}"
 
 
+def times(models: Mapping[str, Any]) -> str:
+    """Hours of each of the paper's models, for docs/replicate.md."""
+    table = Table("", ["MODEL", "Trainings, h", "Generation, h", "Judge, h", "In all, h", "To download, GB"])
+    for model, found in models.items():
+        hours = [f"{found.hours[stage]:.1f}" for stage in ("finetune", "generate", "judge")]
+        table.add(model, *hours, f"{found.total:.1f}", f"{found.download_gb:.0f}")
+    note = (
+        "Hours of one A100 with 80 GB for one task and seed, with every default method and the whole grid: **guesses** of "
+        "`pipeline.budget`, whose assumptions stand in [scale.md](scale.md#hours-money-and-disk)."
+    )
+    return f"{markdown(table)}\n\n{note}"
+
+
 def _with(name: str, section: Callable[[Any], str]) -> str:
     file = FOLDER / name
     if not file.exists():
@@ -222,9 +235,24 @@ def page() -> str:
 
 def main() -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(prog="python -m tests.scale.page", description="Write docs/scale.md.")
+    from hydra import initialize_config_dir
+
+    from pipeline import budget
+
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.scale.page",
+        description="Write docs/scale.md, and the times in docs/replicate.md.",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the page to write")
-    parser.parse_args().output.write_text(page(), encoding="utf-8")
+    options = parser.parse_args()
+    options.output.write_text(page(), encoding="utf-8")
+    with initialize_config_dir(str(budget.CONF), version_base="1.3"):
+        found = {m: budget.of_experiment([f"model={m}", "hardware=1x80gb"])[0] for m in MODELS}
+    guide = FOLDER.parent / "replicate.md"
+    before, start, rest = guide.read_text(encoding="utf-8").partition("<!-- times:start -->\n")
+    _, end, after = rest.partition("<!-- times:end -->")
+    assert start and end, f"{guide} has lost its marks"
+    guide.write_text(f"{before}{start}\n{times(found)}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,12 @@ def test_jobs_share_what_they_have_in_common() -> None:
     assert len(other.trained) == 2 * len(one.trained) and other.models == one.models
 
 
+def test_another_safety_lora_is_another_merge() -> None:
+    some, more = (budget.work(experiment(f"train.safety.limit={n}")) for n in (100, 500))
+    shared, merged = len(some.asked.keys() & more.asked.keys()), len((some | more).asked)
+    assert shared and merged > 1.5 * len(some.asked), "the ends are the same; what is merged is not"
+
+
 def test_an_experiment_is_all_its_jobs_but_for_what_is_given() -> None:
     assert len(budget.jobs(["experiment=paper"])) == 24
     three = budget.jobs(["experiment=paper", "model=qwen2-7b", "task=gsm8k"])
