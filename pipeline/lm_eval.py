@@ -163,8 +163,9 @@ def _one(
     """One seed."""
     quiet = x.config.tracking.model_copy(update={"backend": "off"})
     tracker = Tracker(x.config.model_copy(update={"tracking": quiet}), "lm-eval", screen.console)
-    folder = Path(x.config.runs).absolute() / plan.run_name(x.config)
-    with Runner(store, screen.console, folder=folder) as runner:
+    with Runner(
+        store, screen.console
+    ) as runner:  # run.json will name the scores; what else the run uses is noted
         runner.ensure("lm-eval", wanted)
         runner.ensure("checks", [run_record.checks_step(x, store, candidates)])
     reporting.write(x, store, candidates, screen.console, tracker, costs=[], seconds=0.0, multirun=several)

@@ -120,13 +120,12 @@ def training(shape: Shape, fit: Fit, device: Device) -> Need:
 
 
 def _logits(shape: Shape, fit: Fit, device: Device) -> int:
-    """The output layer and its loss: logits, in float32 too, their logarithms and two gradients, of what has a loss."""
-    b, tokens = BYTES[fit.dtype], fit.rows * fit.length
+    """The loss of what has one: when its backward pass begins, log-probabilities and two gradients of them, in float32."""
+    tokens = fit.rows * fit.length
     if device == "gpu":  # TRL's fused head
         return TILE
     read = tokens if fit.devices > 1 else round(tokens * fit.answers)  # of several ranks, every token
-    of_each = 4 + 4 + 4 if b == 4 else b + 4 + 4 + 4
-    return read * shape.vocab_size * of_each
+    return read * shape.vocab_size * 3 * 4
 
 
 def _backward(shape: Shape, fit: Fit, device: Device) -> int:

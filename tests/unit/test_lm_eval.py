@@ -195,7 +195,7 @@ def test_a_local_task_on_a_model_and_its_adapter(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks" / "sums.yaml").write_text(TASK.replace("FILE", str(tmp_path / "rows.jsonl")))
     model = tiny_model(tmp_path, tokenizer())
-    adapter = write_lora(tmp_path / "lora", alpha=64, base=str(model))
+    adapter = write_lora(tmp_path / "adapter", alpha=64, base=str(model))
     settings = Harness("sums", None, None, False, None, "hf", "float32", "", "0.4.13")
     told = Tasks(str(tmp_path / "tasks"), 2, 0.9, 1)
     jobs = []
