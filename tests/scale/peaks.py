@@ -211,9 +211,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument(
+        "--missing", action="store_true", help="only cases that the file has no measurement of"
+    )
     parser.add_argument("--only", default="", help="cases whose shape or stage contains this")
     options = parser.parse_args()
     chosen = [c for c in CASES if options.only in f"{c.shape}/{c.stage}/{c.parallel}{c.devices}"]
+    if options.missing and options.output.exists():
+        known = [json.dumps(row["case"]) for row in json.loads(options.output.read_text())["cases"]]
+        chosen = [c for c in chosen if json.dumps(asdict(c)) not in known]
     every(tuple(chosen), options.output)
 
 
