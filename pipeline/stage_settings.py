@@ -1,7 +1,4 @@
-"""What each stage is told, in full: the plan writes these settings into a step's key, the stage reads them back.
-
-Everything here changes what an artifact holds. What does not is in `pipeline.unkeyed`.
-"""
+"""What each stage is told that changes what its artifact holds: in the step's key. The rest is in `pipeline.unkeyed`."""
 
 from __future__ import annotations
 
@@ -287,10 +284,7 @@ def of_judge(settings: Dict) -> Judge:
 
 @dataclass(frozen=True)
 class Harness(Settings):
-    """A task of lm-evaluation-harness. limit: its first so many items; fewshot: None for the task's own number.
-
-    definition: hash of the files of a task from outside, "" for one of the harness itself; version: the harness's.
-    """
+    """A task of lm-evaluation-harness; `definition` is the hash of one from outside. None: as the task has it."""
 
     task: str
     limit: int | None
