@@ -11,7 +11,9 @@ from pathlib import Path
 from data import github, loading
 from data.catalogue import find
 from pipeline.artifacts import ADAPTER, model_folder
+from pipeline.budget import budget, work
 from pipeline.judge_settings import HubJudge, Judge
+from pipeline.needs import needs
 from pipeline.needs import needs
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
@@ -41,6 +43,22 @@ def disk_short(models: Sequence[tuple[str, str | None, float, bool]]) -> list[st
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
     return [] if free >= need else [f"{need:.0f} GB of disk ({free:.0f} GB are free in {cache}; set HF_HOME)"]
+
+
+def store_short(x: Experiment) -> list[str]:
+    """Whether the store has room for every adapter of the grid, the replies, and models that are made here."""
+    made = [
+        m for m in (x.config.model.base, x.config.model.aligned) if not isinstance(m, HubMember | LocalMember)
+    ]
+    need = budget([(x, work(x))]).store_gb + 4e-9 * x.config.model.parameters * len(made)
+    there = Path(x.config.store).absolute()
+    there = next(folder for folder in (there, *there.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    return (
+        []
+        if free >= need
+        else [f"{need:.1f} GB of disk for the store ({free:.1f} GB are free in {there}; set store=DIR)"]
+    )
 
 
 def hub_token() -> bool:
@@ -127,6 +145,8 @@ def missing(x: Experiment, store: Store) -> list[str]:
     lacks += gpus_short(x)
     models = hub_models(x, store) if "prepare" in config.stages else []
     lacks += disk_short(models)
+    if set(config.stages) - {"report"} and any(not store.has(step) for step in x.trained):
+        lacks += store_short(x)
     gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
     if gated and not hub_token():
         lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")

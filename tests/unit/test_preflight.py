@@ -186,6 +186,18 @@ def test_a_disk_without_room_for_the_models_is_found(
     assert preflight.disk_short(models) == []
 
 
+def test_a_store_without_room_for_the_grid_is_found(
+    tiny: plan.Experiment, big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: USAGE(0, 0, 10**6))
+    [said] = preflight.missing(tiny, Store(tmp_path))
+    assert "GB of disk for the store (0.0 GB are free in " in said and "set store=DIR" in said
+    [needed] = preflight.store_short(big)
+    assert float(needed.split(" ")[0]) > 33 * 4 * 3.4e6 / 1e9, "33 merged adapters, each of rank 8 at least"
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: USAGE(0, 0, 10**12))
+    assert preflight.store_short(big) == []
+
+
 def test_more_gpus_than_there_are_are_not_waited_for(
     big: plan.Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
