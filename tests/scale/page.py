@@ -99,7 +99,7 @@ def memory(found: Mapping[str, Any]) -> str:
     )
     for row in found["cases"]:
         case = Case(**{**row["case"], "targets": tuple(row["case"]["targets"])})
-        need, seen = case.need(), row["peak"] - row["before"]
+        need, seen = case.need(), row["peak"]
         said = need.total if case.devices > 1 else need.model
         ways = " checkpointing" if case.checkpointing else ""
         table.add(
@@ -119,17 +119,16 @@ def memory(found: Mapping[str, Any]) -> str:
     ]
     before = [row["before"] / GIB for row in found["cases"] if row["before"]]
     note = (
-        f"`pipeline/memory.py` counts weights, LoRA, its gradients and AdamW's state, what autograd keeps, "
-        f"logits, caches, term "
-        f"by term; `tests/unit/test_memory.py` holds the terms to transformers, PEFT and autograd. Peaks: "
-        f"resident memory of "
-        f"the stage's own process above what it held with the libraries loaded ({min(before):.2f} to "
-        f"{max(before):.2f} GiB), "
-        f"with every row at full length; of two ranks, the libraries are in both numbers. Median error "
-        f"{100 * sorted(errors)[len(errors) // 2]:.0f} %, largest {100 * max(errors):.0f} %. On a GPU nothing of it was "
-        f"measured: fused attention and loss are counted there as their authors describe them, and the "
-        f"libraries are a guess. "
-        f"Measured {found['created'][:10]} at commit {str(found['git']['commit'])[:10]}."
+        "`pipeline/memory.py` counts weights, LoRA, its gradients and AdamW's state, what autograd keeps, "
+        "logits and caches, "
+        "term by term; `tests/unit/test_memory.py` holds the terms to transformers, PEFT and autograd. Peak: the most that "
+        "torch had allocated at once in the stage's own process, with every row at full length; of two ranks, resident "
+        "memory and the libraries are in both numbers. With the libraries loaded, a process of one holds "
+        f"{min(before):.2f} to {max(before):.2f} GiB. Median error {100 * sorted(errors)[len(errors) // 2]:.0f} %, largest "
+        f"{100 * max(errors):.0f} %, {len({row['case']['shape'] for row in found['cases']})} shapes. On a GPU "
+        f"nothing of it "
+        "was measured: fused attention and loss are counted there as their authors describe them, and the libraries are a "
+        f"guess. Measured {found['created'][:10]} at commit {str(found['git']['commit'])[:10]}."
     )
     return f"## Memory: the model against measured peaks\n\n{markdown(table)}\n\n{note}"
 

@@ -2,8 +2,9 @@
 
 python -m tests.scale.peaks --output docs/scale/memory.json
 
-Each case runs the product's own stage in a process of its own: the largest resident memory, less what the process held
-before it loaded a model. Rows and replies have the full length, so that the model's worst case is what happens.
+Each case runs the product's own stage in a process of its own, and its peak is the most that torch had allocated at once;
+of several ranks, the largest resident memory of one. (Resident memory is no measure of tensors: the C library keeps what is
+freed, up to as much again as was in use.) Rows and replies have the full length, so that the worst case is what happens.
 """
 
 from __future__ import annotations
@@ -136,15 +137,15 @@ def build(its: Shape, folder: Path) -> None:
     kinds = (Qwen2Config, Qwen2ForCausalLM) if its.attention_bias else (LlamaConfig, LlamaForCausalLM)
     model = kinds[1](kinds[0](**sizes))
     assert sum(p.numel() for p in model.parameters()) == its.parameters
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="50MB")
+    # In a format that no case computes in: weights that are mapped from a file, as they are, torch would not count.
+    model.to(torch.float16).save_pretrained(folder, max_shard_size="50MB")
     tokenizer().save_pretrained(folder)
 
 
 def error_of(case: Case, row: dict[str, Any]) -> float:
-    """By what share the model is off the measured peak; of several ranks, whose start is not seen, the libraries count."""
+    """By what share the model is off the measured peak; of several ranks, libraries are in both."""
     need = case.need()
-    said = need.total if case.devices > 1 else need.model
-    return said / (row["peak"] - row["before"]) - 1
+    return (need.total if case.devices > 1 else need.model) / row["peak"] - 1
 
 
 def forked(work: Callable[[], object]) -> Any:
@@ -184,7 +185,7 @@ def every(cases: tuple[Case, ...], output: Path) -> None:
                 forked(partial(build, SHAPES[case.shape], folder / "model"))
             its = forked(partial(getattr(stages, case.stage), case, folder))
             row = {"case": asdict(case), "parameters": SHAPES[case.shape].parameters, **its}
-            need, seen = case.need(), its["peak"] - its["before"]
+            need, seen = case.need(), its["peak"]
             print(
                 f"{case.shape}, {case.stage}, {case.devices}: model {need.model / 2**20:.0f} MiB, measured "
                 f"{seen / 2**20:.0f} ({error_of(case, row):+.0%}), libraries {its['before'] / 2**20:.0f}",

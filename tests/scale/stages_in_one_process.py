@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import job as jobs
 from pipeline.artifacts import ROWS
 from pipeline.job import Job, begin
+from tests.pico import peak_of_buffers
 
 if TYPE_CHECKING:
     from tests.scale.peaks import Case
@@ -33,6 +34,12 @@ def resident() -> int:
     """Bytes that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def seen(work: Callable[[], object]) -> dict[str, int]:
+    """Bytes that the process held before, and the most that torch had allocated at once during the work."""
+    before = resident()
+    return {"before": before, "peak": peak_of_buffers(work)}
 
 
 def rows(case: Case, folder: Path, number: int) -> None:
@@ -79,10 +86,8 @@ def train(case: Case, folder: Path) -> dict[str, int]:
         return ranks(job, case, folder)
     from pipeline.stages import finetune
 
-    before = resident()
     begin(1)
-    finetune.run([job])
-    return {"before": before, "peak": json.loads((output / "done.json").read_text())["peak_memory_bytes"]}
+    return seen(lambda: finetune.run([job]))
 
 
 def ranks(job: Job, case: Case, folder: Path) -> dict[str, int]:
@@ -128,20 +133,13 @@ def _generate(case: Case, folder: Path, backend: str) -> dict[str, int]:
     from evaluation.engine import generate
 
     requests = _requests(case, folder)
-    before = resident()
-    jobs.begin(1)
-    replies = list(
-        generate(
-            str(folder / "model"),
-            requests,
-            backend=backend,
-            dtype=case.dtype,
-            max_num_seqs=case.rows,
-            max_loras=1,
-        )
-    )
-    assert len(replies) == case.rows
-    return {"before": before, "peak": jobs.peak_memory()}
+
+    def work() -> None:
+        how = {"backend": backend, "dtype": case.dtype, "max_num_seqs": case.rows, "max_loras": 1}
+        replies = list(generate(str(folder / "model"), requests, **how))  # type: ignore[arg-type]
+        assert len(replies) == case.rows
+
+    return seen(work)
 
 
 def transformers(case: Case, folder: Path) -> dict[str, int]:
