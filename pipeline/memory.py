@@ -120,12 +120,12 @@ def training(shape: Shape, fit: Fit, device: Device) -> Need:
 
 
 def _logits(shape: Shape, fit: Fit, device: Device) -> int:
-    """The loss: log-probabilities and as many logits before them, or gradients after, in float32 (two, as measured)."""
+    """The loss of what has one: when its backward pass begins, log-probabilities and two gradients of them, in float32."""
     tokens = fit.rows * fit.length
     if device == "gpu":  # TRL's fused head
         return TILE
     read = tokens if fit.devices > 1 else round(tokens * fit.answers)  # of several ranks, every token
-    return read * shape.vocab_size * 2 * 4
+    return read * shape.vocab_size * 3 * 4
 
 
 def _backward(shape: Shape, fit: Fit, device: Device) -> int:

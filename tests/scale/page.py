@@ -17,7 +17,7 @@ from typing import Any
 from evaluation.tables import Table, markdown
 from pipeline.memory import GIB
 from tests.scale.paths import PATHS, REMAINING
-from tests.scale.peaks import SHAPES, Case, error_of
+from tests.scale.peaks import SHAPES, Case, compared, error_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "scale"
 HEAD = """# At the paper's scale
@@ -99,8 +99,7 @@ def memory(found: Mapping[str, Any]) -> str:
     )
     for row in found["cases"]:
         case = Case(**{**row["case"], "targets": tuple(row["case"]["targets"])})
-        need, seen = case.need(), row["peak"]
-        said = need.total if case.devices > 1 else need.model
+        said, seen = compared(case, row), row["peak"]
         ways = " checkpointing" if case.checkpointing else ""
         table.add(
             case.shape,
@@ -109,7 +108,7 @@ def memory(found: Mapping[str, Any]) -> str:
             case.dtype,
             f"{case.rows} x {case.length}",
             "1" if case.devices == 1 else f"{case.devices} ({case.parallel})",
-            f"{said / 2**20:.0f}",
+            f"{said / 2**20:.0f}" + ("" if row.get("weights") or case.devices > 1 else " *"),
             f"{seen / 2**20:.0f}",
             f"{100 * error_of(case, row):+.0f} %",
         )
@@ -117,6 +116,11 @@ def memory(found: Mapping[str, Any]) -> str:
         abs(error_of(Case(**{**r["case"], "targets": tuple(r["case"]["targets"])}), r))
         for r in found["cases"]
     ]
+    without = (
+        "Of rows with a star the weights are in neither number: other threads had loaded them. "
+        if any(not row.get("weights") and row["case"]["devices"] == 1 for row in found["cases"])
+        else ""
+    )
     before = [row["before"] / GIB for row in found["cases"] if row["before"]]
     note = (
         "`pipeline/memory.py` counts weights, LoRA, its gradients and AdamW's state, what autograd keeps, "
@@ -128,7 +132,7 @@ def memory(found: Mapping[str, Any]) -> str:
         f"{100 * max(errors):.0f} %, {len({row['case']['shape'] for row in found['cases']})} shapes. On a GPU "
         f"nothing of it "
         "was measured: fused attention and loss are counted there as their authors describe them, and the libraries are a "
-        f"guess. Measured {found['created'][:10]} at commit {str(found['git']['commit'])[:10]}."
+        f"guess. {without}Measured {found['created'][:10]} at commit {str(found['git']['commit'])[:10]}."
     )
     return f"## Memory: the model against measured peaks\n\n{markdown(table)}\n\n{note}"
 

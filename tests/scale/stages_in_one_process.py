@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def libraries(stage: str) -> None:
     """Import what the stage imports, before a model is loaded; nothing is computed."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # torch counts what this thread allocates
     from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen2ForCausalLM  # noqa: F401
 
     if stage == "vllm":
@@ -39,7 +40,7 @@ def resident() -> int:
 def seen(work: Callable[[], object]) -> dict[str, int]:
     """Bytes that the process held before, and the most that torch had allocated at once during the work."""
     before = resident()
-    return {"before": before, "peak": peak_of_buffers(work)}
+    return {"before": before, "peak": peak_of_buffers(work), "weights": 1}
 
 
 def rows(case: Case, folder: Path, number: int) -> None:
