@@ -142,17 +142,14 @@ def transformers(
     """Generation by plain transformers. lora: bytes of the adapter."""
     b, length = BYTES[dtype], prompt + new
     wide = shape.num_attention_heads * shape.head_dim
-    mlp, scores = (
-        3 * shape.intermediate_size * b,
-        (shape.num_attention_heads * prompt * (4 + b) if device == "cpu" else 0),
-    )
+    mlp = 3 * shape.intermediate_size * b
     return Need(
         {
             "weights": b * shape.parameters,
             "LoRA": lora,
             "KV cache": batch * length * kv_bytes(shape, dtype),
             "logits": 4 * batch * new * shape.vocab_size,  # all are held until the batch is done
-            "working": batch * prompt * (max(mlp, scores) + b * (wide + 2 * shape.hidden_size)),
+            "working": batch * prompt * (mlp + b * (wide + 2 * shape.hidden_size)),
             "libraries": LIBRARIES["transformers", device],
         }
     )

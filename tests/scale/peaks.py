@@ -48,6 +48,11 @@ SHAPES = {
 }
 
 
+#: Stage and precision of which the model is known to say too little, and why is not: on a CPU in bfloat16, torch allocates
+#: some 50 MiB for each prompt of a batch that no term accounts for.
+UNEXPLAINED = {("transformers", "bfloat16")}
+
+
 @dataclass(frozen=True)
 class Case:
     """One stage on one shape."""
