@@ -55,7 +55,7 @@ def shapes_of_conf() -> list[Any]:
     for path in sorted((ROOT / "conf/model").glob("*.yaml")):
         its = yaml.safe_load(path.read_text())["model"]
         if "shape" in its:
-            found.append(pytest.param(its["shape"], its["parameters"], id=path.stem))
+            found.append(pytest.param(its["shape"], float(its["parameters"]), id=path.stem))
     for path in sorted((ROOT / "conf/judge").glob("*.yaml")):
         its = yaml.safe_load(path.read_text())
         if "shape" in its:
