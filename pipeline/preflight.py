@@ -14,7 +14,6 @@ from pipeline.artifacts import ADAPTER, model_folder
 from pipeline.budget import budget, work
 from pipeline.judge_settings import HubJudge, Judge
 from pipeline.needs import needs
-from pipeline.needs import needs
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.revisions import data_sets

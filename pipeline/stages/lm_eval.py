@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluation import harness
-from evaluation.engine import adapter_rank
+from  import adapter_rank
 from evaluation.harness import Score
 from pipeline.artifacts import SCORES, model_folder
 from pipeline.progress import report
