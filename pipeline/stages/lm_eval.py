@@ -14,9 +14,8 @@ from pipeline.progress import report
 from pipeline.stage_settings import Harness
 from pipeline.unkeyed import Tasks
 from pipeline.worker import Job
-from safemerge import peft_config
 from safemerge.errors import UserError
-from safemerge.files import read_json
+from safemerge.peft_config import largest_rank
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's steps of max_lora_rank
 
@@ -137,8 +136,7 @@ def _vllm(jobs: Sequence[Job], told: Tasks) -> Iterator[tuple[Job, Any]]:
         "batch_size": "auto",
     }
     if folders:
-        configs = (read_json(folder / peft_config.CONFIG) for folder in folders.values())
-        needed = max(peft_config.largest_rank(config) for config in configs)
+        needed = max(largest_rank(folder) for folder in folders.values())
         rank = next((r for r in RANKS if r >= needed), needed)
         options |= {"lora_local_path": str(next(iter(folders.values()))), "max_lora_rank": rank}
     model = VLLM(model_folder(jobs[0].inputs["model"]), **options)

@@ -71,7 +71,7 @@ PATHS = (
     Path(
         "jobs: one that fails does not end the others", "one process", (f"{UNIT}multirun.py::test_the_jobs",)
     ),
-    Path("store: locks and leases", "two processes", (f"{UNIT}store.py::test_two_jobs",)),
+    Path("store: locks and leases", "two processes", (f"{UNIT}locks.py::test_two_jobs",)),
     Path(
         "lm-eval: a task on a row, by transformers", "one process", (f"{UNIT}lm_eval.py::test_a_local_task",)
     ),
