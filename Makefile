@@ -10,7 +10,8 @@ export PYTHON BACKEND TORCH_INDEX INSTALLER
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce doctor plan sweep study store test check unit recipe scale faults audit format bench report lock clean ready
+.PHONY: help setup reproduce doctor plan sweep study store test check unit recipe scale faults audit format bench peaks report \
+	lock clean ready
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -57,9 +58,9 @@ unit: ready ## the unit tests
 recipe: ready ## the recipe tests: the whole pipeline on the tiny model
 	@$(TESTS) tests/recipe $(ARGS)
 
-scale: ready ## the paper's four models end to end on miniatures, from a stand-in hub; not part of test
+scale: ready ## every path of a run at the paper's scale, on miniatures, into docs/scale.md; not part of test
 	@requirements/tokenizers.sh
-	@$(PY) -m pytest tests/scale $(ARGS)
+	@code=0; $(PY) -m tests.scale.record $(ARGS) || code=$$?; $(PY) -m tests.scale.page --output docs/scale.md; exit $$code
 
 faults: ready ## whole runs killed, shared and repeated, readers fuzzed, into docs/promises.md; a quarter of an hour on two cores
 	@$(PY) -m tests.promises --output docs/faults.json $(ARGS); held=$$?; \
@@ -74,6 +75,11 @@ format: ready ## let ruff fix and format
 
 bench: ready ## the speed of the merging maths, into docs/benchmarks.md
 	@mkdir -p docs && $(PY) -m tests.benchmarks.merging --output docs/benchmarks.md
+
+peaks: ready ## memory and the cost of a sweep point, measured, into docs/scale.md
+	@$(PY) -m tests.scale.peaks --output docs/scale/memory.json
+	@$(PY) -m tests.benchmarks.sweep --output docs/scale/sweep.json
+	@$(PY) -m tests.scale.page --output docs/scale.md
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	@requirements/lock.sh

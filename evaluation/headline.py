@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evaluation import soundness, statistics
+from evaluation import harness, soundness, statistics
 from evaluation.choosing import Chosen, by_name
 from evaluation.judges import corrected_rate
 from evaluation.results import PHRASES, Entry, Point, of_role, of_split, outcomes, primary
@@ -48,6 +48,7 @@ class HeadlineRow:
     harm_corrected: Rate | None
     not_refused: SeedRate | None  # harm by the phrase judge, where another one is primary
     affected: list[str]  # the failed checks that concern it
+    harness: dict[str, harness.Seeds]  # of lm-evaluation-harness, by column
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def headline(entries: list[Entry], chosen: list[Chosen], split: str) -> list[Hea
             harm_corrected=_corrected(pairs, split),
             not_refused=_not_refused(pairs, split),
             affected=sorted({check.name for e, p in pairs for check in soundness.failed_checks(e, p)}),
+            harness=harness.of_seeds([(e.root, p.spec) for e, p in pairs]),
         )
         for name, pairs in by_name(entries, chosen).items()
     ]

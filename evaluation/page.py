@@ -23,7 +23,7 @@ from evaluation.published import SETTINGS
 from evaluation.quality import flags
 from evaluation.results import Entry, Point, primary
 from evaluation.run_file import Role, RunFile
-from evaluation.run_tables import costs_table, provenance_table
+from evaluation.run_tables import costs_table, points_table, provenance_table
 from evaluation.tables import Table, headline_table, markdown
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -121,8 +121,10 @@ def render_markdown(
         "Settings that the literature gives: " + "; ".join(f"{k}: {v} ({s})" for k, v, s in SETTINGS) + "."
     ]
     parts += ["## Provenance", markdown(provenance_table(runs))]
-    costs = costs_table(runs)
-    parts += ["## Cost", markdown(costs), costs.note] if costs.rows else []
+    tables = [table for table in (costs_table(runs), points_table(runs)) if table.rows]
+    parts += ["## Cost"] if tables else []
+    for table in tables:
+        parts += [f"**{table.title}**", markdown(table), table.note]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -161,7 +163,7 @@ def render_html(
         literature=literature,
         settings=SETTINGS,
         provenance=provenance_table(runs),
-        costs=costs_table(runs),
+        costs=[table for table in (costs_table(runs), points_table(runs)) if table.rows],
         configs=[(run.run, json.dumps(plain(run.config), indent=2, ensure_ascii=False)) for run in runs],
         css=css,
         js=js,

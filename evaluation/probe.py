@@ -87,6 +87,7 @@ class Reader:
         model.layers = model.layers[:layers]
         model.norm = torch.nn.Identity()
         self.model = model.to(self.device).eval()
+        self.tokens = 0  # that it has read
 
     def _encode(self, prompt: str, reply: str, reply_tokens: int) -> tuple[list[int], int]:
         """Token ids and where the reply starts. Control tokens spelt in either text are read as plain text.
@@ -113,6 +114,7 @@ class Reader:
         import torch
 
         encoded = [self._encode(prompt, reply, reply_tokens) for prompt, reply in pairs]
+        self.tokens += sum(len(ids) for ids, _ in encoded)
         order = sorted(range(len(pairs)), key=lambda i: len(encoded[i][0]))
         found: list[Any] = [None] * len(pairs)
         pad = self.tokenizer.eos_token_id or 0

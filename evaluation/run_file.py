@@ -109,6 +109,7 @@ class PointRecord(Part):
     completions: dict[str, list[str]]  # a file per half
     verdicts: dict[str, dict[str, list[str]]]  # benchmark, then judge
     measures: dict[str, list[str]] = {}  # of each benchmark: `MEASURED` of its role, a file per half
+    harness: list[str] = []  # what lm-evaluation-harness found (`evaluation.harness`), a file per task
 
 
 class Check(Part):

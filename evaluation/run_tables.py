@@ -57,7 +57,7 @@ def costs_table(runs: Sequence[RunFile]) -> Table:
         ["Run", "Stage", "Artifacts made", "Wall s", "CPU s", "Tokens", "Tokens/s", "Peak GiB"],
         note=(
             "Of the last run of that name that made something, loading included; what an earlier, interrupted one had made "
-            "is not in it. Tokens are those trained on or generated."
+            "is not in it. Tokens are those trained on, generated, or read by a judge."
         ),
     )
     for run in runs:
@@ -74,4 +74,61 @@ def costs_table(runs: Sequence[RunFile]) -> Table:
                 (f"{speed:,.0f}", speed) if speed else "–",
                 (f"{cost.peak_memory_bytes / 2**30:.2f}", float(cost.peak_memory_bytes)),
             )
+    return table
+
+
+def artifacts_by_stage(run: RunFile) -> dict[str, int]:
+    """How many artifacts the points of a run have, by the first word of the stage's title in `costs`."""
+    points = [(entry.seed, point) for entry in run.runs for point in entry.points]
+    adapters = {(seed, point.adapter) for seed, point in points}
+    return {
+        "merging": len({(seed, p.adapter) for seed, p in points if p.merged_modules}),
+        "generation": len({file for _, p in points for files in p.completions.values() for file in files}),
+        "engine": len(adapters),
+        "judge": len(
+            {
+                file
+                for _, p in points
+                for its in p.verdicts.values()
+                for files in its.values()
+                for file in files
+            }
+        ),
+        "likelihoods": len({file for _, p in points for files in p.measures.values() for file in files}),
+    }
+
+
+def points_table(runs: Sequence[RunFile]) -> Table:
+    """What one more point of the grid costs in each stage: seconds per artifact, times the artifacts of a point."""
+    table = Table(
+        "Cost of a sweep point",
+        ["Run", "Stage", "s per artifact", "Artifacts per point", "s per point", "Tokens/s"],
+        note=(
+            "Means over the points of the run, loading included, which all points of a stage share. Two points that select "
+            "the same modules are one adapter, and cost once."
+        ),
+    )
+    for run in runs:
+        points, whole = sum(len(entry.points) for entry in run.runs), 0.0
+        for stage, number in artifacts_by_stage(run).items():
+            its = [
+                cost for cost in run.costs if cost.title.partition(" ")[0].rstrip(",") == stage and cost.made
+            ]
+            made, wall = sum(cost.made for cost in its), sum(cost.wall_s for cost in its)
+            if not made or not number or not points:
+                continue
+            each, share = wall / made, number / points
+            tokens = sum(cost.tokens or 0 for cost in its)
+            speed = tokens / wall if wall else 0.0
+            whole += each * share
+            table.add(
+                run.run,
+                stage if stage != "engine" else "engine check",
+                (f"{each:.2f}", each),
+                (f"{share:.2f}", share),
+                (f"{each * share:.1f}", each * share),
+                (f"{speed:,.0f}", speed) if speed else "–",
+            )
+        if whole:
+            table.add(run.run, "all", "–", "–", (f"{whole:.1f}", whole), "–")
     return table

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from evaluation import harness
 from evaluation.analysis import Group
 from evaluation.choosing import ENDS
 from evaluation.headline import HeadlineRow, SeedRate
@@ -105,6 +106,8 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
     columns = ["Method", "τ", "α", f"Utility: {group.name_of(utility)} % ↑"]
     columns += [f"Harm: {group.name_of(b)} % ↓" for b in group.harm]
     columns += [f"Over-refusal: {group.name_of(b)} % ↓" for b in group.over_refusal]
+    others = list(dict.fromkeys(column for row in group.headline for column in row.harness))
+    columns += others
     selected = "τ and α selected on the development half" if group.choices else "one point a row"
     where = "all prompts, best of the grid" if paper else f"{group.prompts}, {selected}"
     table = Table(f"{group.title}: {where}", [*columns, "Modules merged"])
@@ -116,6 +119,7 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
             list_text(row.alpha),
             rate_text(row.rates.get(utility or "")),
             *(rate_text(row.rates.get(b)) for b in [*group.harm, *group.over_refusal]),
+            *(harness.cell(row.harness.get(column)) for column in others),
             merged_text(row),
         )
         if row.method == "safemerge":
@@ -134,6 +138,8 @@ def headline_table(group: Group, *, paper: bool = False) -> Table:
         "over-refusal, verdicts in neither k nor n. ⚠ marks rows touched by a failed check."
     )
     unmet = [] if paper else unmet_sentences(group)
+    scores = [score for row in rows for seeds in row.harness.values() for score in seeds]
+    unmet += [harness.sentence(scores)] if scores else []
     table.note = " ".join([table.note, *tuned_sentences(group), *unmet, *projection_sentences(rows)])
     return table
 

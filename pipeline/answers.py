@@ -9,18 +9,16 @@ from evaluation.run_file import MEASURED, HalfName, Role
 from pipeline import judge_settings
 from pipeline.config import locate
 from pipeline.content import wording
-from pipeline.plan import Experiment, Source
-from pipeline.stage_settings import (
-    Generate,
+from pipeline.judge_stage_settings import (
     GuardJudge,
     GuardThreshold,
     Judge,
-    Likelihood,
-    Parity,
     PhrasesJudge,
     ProbeJudge,
     ServerJudge,
 )
+from pipeline.plan import Experiment, Source
+from pipeline.stage_settings import Generate, Likelihood, Parity
 from pipeline.store import Step
 from pipeline.unkeyed import NOTHING, Asking, Engine
 

@@ -31,6 +31,7 @@ MEASURES = "measures.jsonl"  # likelihood
 THRESHOLD = "threshold.json"  # judge: of a guard, on P(unsafe); a probe judge has its own in its head
 USAGE = "usage.json"  # judge: of a server
 CHECKS = "checks.json"
+SCORES = "scores.json"  # lm_eval
 ADAPTER = "adapter_config.json"  # PEFT's
 
 

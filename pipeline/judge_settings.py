@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from pipeline.section import Address, Count, Section
+from pipeline.shape import Shape
 
 
 class JudgeSection(Section):
@@ -58,6 +59,7 @@ class HubJudge(ThresholdSection):
     revision: str | None = None
     download_gb: float = Field(0.0, ge=0)
     gated: bool = False
+    shape: Shape | None = None  # what memory and time are counted from, as a model's
     max_tokens: Count
     servers: list[Address] = Field(default_factory=list)  # that serve it already; without one it runs here
 

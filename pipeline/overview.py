@@ -8,41 +8,51 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import again, answers, grid, plan
+from pipeline import again, answers, budget, grid, needs, plan
+from pipeline.budget import Budget
 from pipeline.precision import automatic
-from pipeline.preflight import gpu_needs, hub_models, missing
+from pipeline.preflight import hub_models, missing
 from pipeline.revisions import data_sets
 from pipeline.store import Step, Store
 from safemerge.errors import UserError
 
 
-def _cost(x: plan.Experiment, stage: str) -> tuple[str, str]:
-    """(memory, time) of a stage; estimates for one 80 GB GPU above a billion parameters, measured on 2 CPU cores below."""
-    parameters = x.config.model.parameters
+def _cost(x: plan.Experiment, stage: str, budget: Budget | None) -> tuple[str, str]:
+    """(memory, time) of a stage: memory by the model; time measured on 2 CPU cores, above a billion parameters a guess."""
     light = {
         "prepare": "data",
         "similarity": "read the weights once",
         "merge": "seconds",
         "report": "seconds",
     }
-    if parameters > 1e9:
-        memory = {stage: f"{need:.0f} GiB on each GPU (estimate)" for stage, need in gpu_needs(x).items()}
-        memory["similarity"] = "4x the largest weight pair"
-        time = {
-            "prepare": "download",
-            "finetune": "~1-2 h each",
-            "generate": "~5 min per adapter",
-            "judge": "~1 min per adapter",
-        }
-    else:
-        memory = {"prepare": "3 GiB", "finetune": "4 GiB", "generate": "4 GiB", "judge": "4 GiB"}
-        small = parameters < 1e7
-        time = {
-            "prepare": "~30 s" if small else "~4 min",
-            "finetune": "~10 s each" if small else "~1-2 min each",
-        }
-        time |= {"generate": "~30 s" if small else "~5 min", "judge": "~30 s" if small else "~1 min"}
-    return memory.get(stage, "1 GiB"), time.get(stage, light.get(stage, ""))
+    if budget is not None:
+        time = {"prepare": "download"}
+        time |= {name: f"~{hours:.1f} h in all (guess)" for name, hours in budget.hours.items()}
+        return _memory(x, stage), time.get(stage, light.get(stage, ""))
+    small = x.config.model.parameters < 1e7
+    time = {
+        "prepare": "~30 s" if small else "~4 min",
+        "finetune": "~10 s each" if small else "~1-2 min each",
+        "generate": "~30 s" if small else "~5 min",
+        "judge": "~30 s" if small else "~1 min",
+    }
+    return _memory(x, stage), time.get(stage, light.get(stage, ""))
+
+
+def _memory(x: plan.Experiment, stage: str) -> str:
+    """What a stage needs at least; of an engine on a GPU also what all its sequences at once take."""
+    found = needs.needs(x)
+    if stage == "prepare" and x.alignment is not None:
+        stage = "finetune"  # the alignment is one
+    if stage not in found:
+        return "1 GiB"
+    guess = "" if needs.shape_of(x)[1] else ", shape guessed"
+    if stage in ("merge", "similarity") or needs.device(x) == "cpu":
+        most = "at most " if stage == "finetune" else ""  # rows of max_length, which few are
+        return f"{most}{max(found[stage].gib, 0.1):.1f} GiB (model{guess})"
+    whole = needs.engines(x).get(stage)
+    wide = f"; {whole.gib:.0f} for {x.config.generation.max_num_seqs} replies at once" if whole else ""
+    return f"{found[stage].gib:.0f} GiB on each GPU (model{guess}){wide}"
 
 
 def _count(store: Store, steps: Sequence[Step]) -> str:
@@ -81,6 +91,8 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
 def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[str] = ()) -> None:
     """Print the plan; `moving` are the revisions that stand for no known commit."""
     config, known = x.config, steps_by_stage(x, store)
+    large = config.model.parameters > needs.LARGE
+    spent = budget.budget([(x, budget.work(x))]) if large else None
     table = Table(title=plan.run_name(config), title_justify="left")
     for column in ("stage", "what", "cached", "memory", "time (estimate)"):
         table.add_column(column)
@@ -99,8 +111,10 @@ def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[st
                 counts.get(stage, "tables, figures, report"),
                 "" if stage == "report" else "known after similarity",
             )
-        table.add_row(stage, what or "nothing", cached, *_cost(x, stage))
+        table.add_row(stage, what or "nothing", cached, *_cost(x, stage, spent))
     console.print(table)
+    if spent is not None:
+        console.print(escape(f"in all, with nothing cached: {budget.line(spent)}"))
     reason = automatic()[1]
     console.print(
         f"precision: training {config.train.dtype}, generation {config.generation.dtype} (here: {reason})"

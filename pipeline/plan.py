@@ -170,7 +170,7 @@ def settings(config: Config, *, seeds: bool = False) -> str:
     left_out: dict[str, Any] = dict.fromkeys(
         ["stages", "dry_run", "store", "locks", "runs", "tracking"], True
     )
-    left_out |= {"generation": {"servers"}, "judge": {"__all__": {"servers"}}}
+    left_out |= {"generation": {"servers"}, "judge": {"__all__": {"servers", "shape"}}, "model": {"shape"}}
     left_out |= {"method": {"__all__": {"display"}}, **({"seed": True} if seeds else {})}
     return digest(config.model_dump(exclude=left_out, by_alias=True))
 

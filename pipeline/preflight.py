@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from data import github, loading
 from data.catalogue import find
 from pipeline.artifacts import ADAPTER, model_folder
+from pipeline.budget import budget, work
 from pipeline.judge_settings import HubJudge, Judge
+from pipeline.needs import needs
 from pipeline.plan import Experiment
 from pipeline.precision import gpus
 from pipeline.revisions import data_sets
@@ -22,27 +25,12 @@ from safemerge.errors import UserError
 from safemerge.files import BIN_INDEX, BIN_SINGLE, INDEX, SINGLE, is_folder, read_json, weight_map
 from safemerge.peft_config import RANK
 
-#: GiB per billion parameters: bfloat16 weights, plus activations and LoRA's optimiser when training, plus the KV cache.
-TRAIN_GIB, SERVE_GIB, OVERHEAD_GIB = 2.4, 2.1, 3.0
-
-
-def gpu_gib(parameters: float, sharded: int = 1) -> float:
-    """GPU memory (GiB) that training needs on each of `sharded` devices; an estimate, on the safe side."""
-    return round(parameters / sharded / 1e9 * TRAIN_GIB + OVERHEAD_GIB, 1)
+GPU_STAGES = ("finetune", "generate", "judge")
 
 
 def gpu_needs(x: Experiment) -> dict[str, float]:
-    """GPU memory (GiB) that each stage needs on one device, by stage; an estimate. Judges count by their download."""
-    config, parameters = x.config, x.config.model.parameters
-    spread = config.generation.tensor_parallel_size
-    needs = {
-        "finetune": gpu_gib(parameters, config.train.devices if config.train.parallel == "fsdp" else 1),
-        "generate": round(parameters / 1e9 * SERVE_GIB / spread + OVERHEAD_GIB, 1),
-    }
-    judges = [judge.download_gb for judge in config.judge.values() if isinstance(judge, HubJudge)]
-    if judges:
-        needs["judge"] = round(max(judges) * 1e9 / 2**30 / spread + OVERHEAD_GIB, 1)
-    return needs
+    """GPU memory (GiB) that each stage needs at least on each device, by stage (`pipeline.needs`)."""
+    return {stage: round(need.gib, 1) for stage, need in needs(x).items() if stage in GPU_STAGES}
 
 
 def disk_short(models: Sequence[tuple[str, str | None, float, bool]]) -> list[str]:
@@ -54,6 +42,19 @@ def disk_short(models: Sequence[tuple[str, str | None, float, bool]]) -> list[st
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free / 1e9
     return [] if free >= need else [f"{need:.0f} GB of disk ({free:.0f} GB are free in {cache}; set HF_HOME)"]
+
+
+def store_short(x: Experiment) -> list[str]:
+    """Whether the store has room for every adapter of the grid, the replies, and models that are made here."""
+    made = [
+        m for m in (x.config.model.base, x.config.model.aligned) if not isinstance(m, HubMember | LocalMember)
+    ]
+    need = budget([(x, work(x))]).store_gb + 4e-9 * x.config.model.parameters * len(made)
+    there = Path(x.config.store).absolute()
+    there = next(folder for folder in (there, *there.parents) if folder.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    said = f"{need:.1f} GB of disk for the store ({free:.1f} GB are free in {there}; set store=DIR)"
+    return [] if free >= need else [said]
 
 
 def hub_token() -> bool:
@@ -136,10 +137,12 @@ def missing(x: Experiment, store: Store) -> list[str]:
         have = max((g["memory_gib"] for g in gpus()), default=0.0)
         if have < need:
             seen = f"the largest here has {have:.0f} GiB" if have else "there is none here"
-            lacks.append(f"a GPU with {need:.0f} GiB for {stage} ({seen})")
+            lacks.append(f"a GPU with {math.ceil(need)} GiB for {stage} ({seen})")
     lacks += gpus_short(x)
     models = hub_models(x, store) if "prepare" in config.stages else []
     lacks += disk_short(models)
+    if set(config.stages) - {"report"} and any(not store.has(step) for step in x.trained):
+        lacks += store_short(x)
     gated = [name for name, _, _, gated in models if gated] + gated_data(x, store)
     if gated and not hub_token():
         lacks.append(f"a hub token for the gated {', '.join(gated)} (set HF_TOKEN)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipeline import answers, artifacts, grid, plan
 from pipeline.content import sources
 from pipeline.settings import Config
 from pipeline.stage_settings import Check
-from pipeline.store import External, Step, Store
+from pipeline.store import MANIFEST, External, Step, Store
 from pipeline.unkeyed import Whole
 from safemerge.errors import UserError
 
@@ -68,6 +69,19 @@ def _effective(candidate: grid.Candidate, store: Store) -> EffectiveRecord | Non
     return artifacts.effective(store.path(steps[0])) if steps else None
 
 
+def _harness(store: Store) -> dict[tuple[str, str | None], list[Path]]:
+    """What lm-evaluation-harness found, by the keys of model and adapter; of each the newest last."""
+    found: dict[tuple[str, str | None], list[tuple[str, Path]]] = {}
+    for path in store.root.glob(f"lm_eval/*/{MANIFEST}"):
+        if path.parent.suffix:  # set aside, or not finished
+            continue
+        made = json.loads(path.read_text(encoding="utf-8"))
+        inputs = made["inputs"]
+        place = path.parent / artifacts.SCORES
+        found.setdefault((inputs["model"], inputs.get("adapter")), []).append((made["created"], place))
+    return {keys: [path for _, path in sorted(its)] for keys, its in found.items()}
+
+
 def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
     """All candidates, each with the halves of the prompts that it answers in the end."""
     if x.config.selection.grid != "dev":
@@ -108,6 +122,7 @@ def record(
     def at(step: plan.Source, name: str) -> str:
         return os.path.relpath(store.path(step) / name, folder)
 
+    found = _harness(store)
     others = {"align": x.alignment, "guard": x.guard}
     trained = {**x.trainings, **{role: step for role, step in others.items() if step}}
     harm = [name for name, benchmark in config.benchmark.items() if benchmark.role == "harm"]
@@ -173,6 +188,10 @@ def record(
                     for benchmark, halves in c.measures.items()
                     if halves and not selecting
                 },
+                harness=[
+                    os.path.relpath(path, folder)
+                    for path in found.get((x.aligned.key, c.adapter.key if c.adapter else None), ())
+                ],
             )
             for c in candidates
         ],

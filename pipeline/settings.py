@@ -13,6 +13,7 @@ from data.dataset import Source
 from evaluation.run_file import Display, Role
 from pipeline.judge_settings import Judge
 from pipeline.section import Address, Count, Name, Section
+from pipeline.shape import Shape
 
 StageName = Literal["prepare", "finetune", "similarity", "merge", "generate", "judge", "report"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -74,6 +75,7 @@ class Model(Section):
     name: Name
     note: str = ""  # what readers of its numbers must know
     parameters: float = Field(gt=0)
+    shape: Shape | None = None  # what memory and time are counted from; None: guessed from the parameters
     system_prompt: str | None
     base: Member
     aligned: Member

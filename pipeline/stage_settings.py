@@ -1,7 +1,4 @@
-"""What each stage is told, in full: the plan writes these settings into a step's key, the stage reads them back.
-
-Everything here changes what an artifact holds. What does not is in `pipeline.unkeyed`.
-"""
+"""What each stage is told that changes what its artifact holds: in the step's key. The rest is in `pipeline.unkeyed`."""
 
 from __future__ import annotations
 
@@ -213,76 +210,18 @@ class Likelihood(Settings):
 
 
 @dataclass(frozen=True)
-class PhrasesJudge(Settings):
-    """`wording` is the hash of what its verdicts depend on besides these settings; likewise below."""
+class Harness(Settings):
+    """A task of lm-evaluation-harness; `definition` is the hash of one from outside. None: as the task has it."""
 
-    target: str
-    wording: str
-    kind: Literal["phrases"] = "phrases"
-
-
-@dataclass(frozen=True)
-class ProbeJudge(Settings):
-    """Its settings are those of its head, which is an input."""
-
-    kind: Literal["probe"] = "probe"
-
-
-@dataclass(frozen=True)
-class GuardThreshold(Settings):
-    """The threshold on a guard model's P(unsafe), set on the tuning pairs: made once, an input of all its verdicts."""
-
-    target: str
-    wording: str
-    max_tokens: int
+    task: str
+    limit: int | None
+    fewshot: int | None
+    chat: bool
     system_prompt: str | None
-    backend: str
+    backend: Literal["hf", "vllm"]
     dtype: str
-    kind: Literal["threshold"] = "threshold"
-
-
-@dataclass(frozen=True)
-class GuardJudge(Settings):
-    """A guard model, through the engine: one that was trained here, or one of the hub.
-
-    threshold: on P(unsafe); None for a calibrated one, which is an input.
-    """
-
-    target: str
-    wording: str
-    threshold: float | None
-    max_tokens: int
-    system_prompt: str | None
-    backend: str
-    dtype: str
-    kind: Literal["guard"] = "guard"
-
-
-@dataclass(frozen=True)
-class ServerJudge(Settings):
-    """A model behind a server, with a rubric."""
-
-    target: str
-    wording: str
-    model: str
-    base_url: str
-    max_tokens: int
-    kind: Literal["server"] = "server"
-
-
-Judge = PhrasesJudge | ProbeJudge | GuardThreshold | GuardJudge | ServerJudge
-JUDGE: dict[str, type[Judge]] = {
-    "phrases": PhrasesJudge,
-    "probe": ProbeJudge,
-    "threshold": GuardThreshold,
-    "guard": GuardJudge,
-    "server": ServerJudge,
-}
-
-
-def of_judge(settings: Dict) -> Judge:
-    """The settings of a judge job."""
-    return JUDGE[settings["kind"]](**settings)
+    definition: str
+    version: str
 
 
 @dataclass(frozen=True)

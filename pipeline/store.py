@@ -35,6 +35,7 @@ VERSIONS = {
     "likelihood": 1,
     "judge": 2,
     "check": 1,
+    "lm_eval": 1,
 }
 
 MANIFEST = "manifest.json"

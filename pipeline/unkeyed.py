@@ -75,6 +75,16 @@ class Asking(Unkeyed):
 
 
 @dataclass(frozen=True)
+class Tasks(Unkeyed):
+    """How lm-evaluation-harness works: where tasks from outside are defined, prompts at once, and the engine's part."""
+
+    include_path: str | None
+    batch_size: int
+    gpu_memory_utilization: float
+    tensor_parallel_size: int
+
+
+@dataclass(frozen=True)
 class Whole(Unkeyed):
     """The whole experiment, for the checks, which read all of it: its config (as JSON) and where its store is."""
 
@@ -83,7 +93,7 @@ class Whole(Unkeyed):
 
 
 FORMS: dict[str, type[Unkeyed]] = {
-    form.__name__: form for form in (Unkeyed, Origin, Folder, Share, Engine, Asking, Whole)
+    form.__name__: form for form in (Unkeyed, Origin, Folder, Share, Engine, Asking, Tasks, Whole)
 }
 
 

@@ -17,19 +17,17 @@ from data.dataset import BUNDLED
 from evaluation.probe import Head
 from pipeline import artifacts
 from pipeline.job import Job, begin
+from pipeline.judge_stage_settings import GuardJudge, PhrasesJudge, ProbeJudge
 from pipeline.stage_settings import (
     BenchmarkItems,
     Finetune,
     Generate,
-    GuardJudge,
     LabelledPairs,
     Likelihood,
     Merge,
     MergedModel,
     Parity,
-    PhrasesJudge,
     ProbeHead,
-    ProbeJudge,
     ScratchModel,
     Settings,
     Similarity,

@@ -13,7 +13,7 @@ from pipeline import answers, artifacts, grid, plan
 from pipeline.artifacts import Parity
 from pipeline.checks.rule import blind_to, completed, outcome
 from pipeline.config import locate
-from pipeline.stage_settings import GuardJudge
+from pipeline.judge_stage_settings import GuardJudge
 from pipeline.stages.judge import guard_ids
 from pipeline.store import Store
 from safemerge.errors import UserError

@@ -18,8 +18,7 @@ from evaluation.reading import check_reads
 from pipeline import artifacts, partial_rows
 from pipeline.artifacts import HEAD, THRESHOLD, VERDICTS, model_folder
 from pipeline.config import locate
-from pipeline.progress import report
-from pipeline.stage_settings import (
+from pipeline.judge_stage_settings import (
     GuardJudge,
     GuardThreshold,
     PhrasesJudge,
@@ -27,6 +26,7 @@ from pipeline.stage_settings import (
     ServerJudge,
     of_judge,
 )
+from pipeline.progress import report
 from pipeline.stages.server_judging import by_server
 from pipeline.store import digest
 from pipeline.unkeyed import Engine
@@ -115,6 +115,7 @@ def by_probe(jobs: list[Job]) -> None:
     features = reader.features(
         distinct, head.reply_tokens, lambda done, total: report(done, total, "verdicts")
     )
+    jobs[0].count_tokens(reader.tokens)
     found = dict(zip(distinct, head.p_unsafe(features).tolist(), strict=True))
     for job, replies in zip(jobs, wanted, strict=True):
         write_jsonl(
@@ -243,6 +244,7 @@ def _ask(
     asked = Counter(request.key.partition("/")[0] for request in requests)
     found: dict[str, dict[int, tuple[str, float | None]]] = {pair: {} for pair in asked}
     for reply in answered:
+        job.count_tokens(len(reply.prompt_ids) + reply.tokens)
         pair, _, question = reply.key.partition("/")
         its = found[pair]
         its[int(question)] = (reply.text, p_unsafe(reply.top, reply.pieces, guard.words))

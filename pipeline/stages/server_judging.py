@@ -14,8 +14,8 @@ from evaluation.server_judge import Usage
 from pipeline import artifacts, partial_rows
 from pipeline.artifacts import USAGE, VERDICTS
 from pipeline.config import locate
+from pipeline.judge_stage_settings import ServerJudge
 from pipeline.progress import report
-from pipeline.stage_settings import ServerJudge
 from pipeline.store import digest
 from pipeline.unkeyed import Asking
 from pipeline.worker import Job

@@ -19,7 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ import pytest
 from data.catalogue import KNOWN
 from tests.hub.server import TOKEN, Hub, served
 from tests.miniatures import repositories, tokenizers
+from tests.scale.executed import stages_of
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (there is no build for this platform)")
 
@@ -105,7 +106,11 @@ def hub() -> Iterator[tuple[Hub, str]]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_of_the_paper_down_to_its_report(
-    name: str, hub: tuple[Hub, str], built: Path, tmp_path: Path
+    name: str,
+    hub: tuple[Hub, str],
+    built: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     task, judge, family = MODELS[name]
     guard = {"llama_guard_3_8b": "Llama-Guard-3-8B", "llama_guard_3_1b": "Llama-Guard-3-1B"}[judge]
@@ -140,6 +145,9 @@ def test_a_model_of_the_paper_down_to_its_report(
     assert {row["method"] for row in harm} == methods
     assert all(int(row["n"]) > 0 and int(row["invalid"]) == 0 for row in harm), "verdicts parse"
     assert (run / "report" / "report.html").stat().st_size > 0
+
+    for stage, what in stages_of(tmp_path / "store"):
+        record_property("executed", f"{name}|{stage}|{what}|miniature")
 
     # What is there is made again by nobody, and a full cache needs no hub: neither for these steps nor for a new store.
     its.requests.clear()

@@ -8,10 +8,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("safemerge", "pipeline", "evaluation", "data")
 DISTRIBUTION = {"hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-OPTIONAL = {"vllm", "gguf"}  # extras of their own
+OPTIONAL = {"vllm", "gguf", "lm-eval"}  # extras of their own
 
 
 def imported(room: str) -> set[str]:
@@ -39,3 +41,16 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     )
     assert imported("safemerge") == library
     assert set().union(*map(imported, ROOMS)) - OPTIONAL == library | experiment
+
+
+@pytest.mark.parametrize("lock", ["cpu", "cuda"])
+def test_the_lock_of_lm_eval_agrees_with_the_others(lock: str) -> None:
+    """It is installed over them: a package in both has one version, and what it adds is in neither."""
+
+    def pins(name: str) -> dict[str, str]:
+        lines = (ROOT / f"requirements/{name}.txt").read_text().splitlines()
+        return dict(line.split(" ")[0].split("==", 1) for line in lines if "==" in line)
+
+    extra, locked = pins("lm-eval"), pins(lock)
+    assert {name: extra[name] for name in extra.keys() & locked.keys() if extra[name] != locked[name]} == {}
+    assert {"evaluate", "sacrebleu", "langdetect"} <= extra.keys() - locked.keys()

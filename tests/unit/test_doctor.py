@@ -119,7 +119,7 @@ def test_the_large_models_ask_for_a_gpu(gib: float, lacking: bool, monkeypatch: 
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, 0))
     before = os.environ.get("HF_HUB_OFFLINE")
     lines = [f.found for f in doctor.models([]) if "llama3.1-8b" in f.found]
-    assert len(lines) == 1 and ("a GPU with 22 GiB" in lines[0]) == lacking
+    assert len(lines) == 1 and ("a GPU with 21 GiB" in lines[0]) == lacking
     assert "hub token" in lines[0] and "GB of disk" in lines[0]
     assert os.environ.get("HF_HUB_OFFLINE") == before
 

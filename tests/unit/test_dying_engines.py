@@ -15,7 +15,7 @@ from evaluation import engine, engines
 from evaluation.engine import Reply, Request
 from pipeline import artifacts, exhausted
 from pipeline.job import Job, begin
-from pipeline.stage_settings import GuardThreshold
+from pipeline.judge_stage_settings import GuardThreshold
 from pipeline.stages import judge
 from pipeline.unkeyed import NOTHING
 from safemerge.errors import UserError

@@ -13,8 +13,8 @@ from data.schema import Completion, GuardRow, Verdict, write_jsonl
 from evaluation.server_judge import Usage
 from pipeline import artifacts
 from pipeline.job import Job, begin
+from pipeline.judge_stage_settings import GuardJudge, GuardThreshold, ServerJudge
 from pipeline.partial_rows import PARTIAL
-from pipeline.stage_settings import GuardJudge, GuardThreshold, ServerJudge
 from pipeline.stages import judge, server_judging
 from pipeline.unkeyed import NOTHING, Asking
 

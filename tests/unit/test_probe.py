@@ -36,6 +36,7 @@ def test_features_are_the_states_of_the_layer_over_the_reply(folder: str) -> Non
     pairs = [("w1 w2", "w3 w4 w5 w6"), ("w7", "w8"), ("w9 w10 w11", "w12 w13")]
     reader = probe.Reader(folder, 2, "float32")
     found = reader.features(pairs, reply_tokens=3)
+    assert reader.tokens == sum(len(reader._encode(*pair, 3)[0]) for pair in pairs)
     whole = LlamaForCausalLM.from_pretrained(folder)
     for (prompt, reply), row in zip(pairs, found, strict=True):
         ids, start = reader._encode(prompt, reply, 3)

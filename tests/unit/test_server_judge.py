@@ -11,7 +11,7 @@ import pytest
 
 from data.schema import Completion, Verdict, read_rows, write_jsonl
 from evaluation.server_judge import judge_with_server
-from pipeline.stage_settings import ServerJudge
+from pipeline.judge_stage_settings import ServerJudge
 from pipeline.stages import judge
 from pipeline.unkeyed import Asking
 from pipeline.worker import Job

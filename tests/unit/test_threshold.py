@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from data import loading
 from data.schema import Completion, GuardRow, write_jsonl
 from pipeline import answers, artifacts, job
-from pipeline.stage_settings import GuardJudge, GuardThreshold
+from pipeline.judge_stage_settings import GuardJudge, GuardThreshold
 from pipeline.stages import judge
 from tests.planning import experiment
 

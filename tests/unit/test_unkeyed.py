@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from pipeline import answers, run_record
+from pipeline import answers, lm_eval, run_record
 from pipeline.job import Job
 from pipeline.settings import Config
 from pipeline.store import Step, Store
@@ -39,6 +39,7 @@ def test_every_form_of_a_plan_comes_through_as_it_was(tmp_path: Path) -> None:
     replies = answers.completions(x, x.adapters["task"], "directharm", "dev")
     steps += [replies, *(answers.verdicts(x, replies, judge) for judge in x.config.judge)]
     steps.append(run_record.checks_step(x, Store(tmp_path / "store"), []))
+    steps += lm_eval.steps(x, x.adapters["task"], lm_eval.Asked(["ifeval"]))
     assert {type(step.unkeyed) for step in steps} == set(FORMS.values())
     for step in steps:
         assert through_json(step.unkeyed) == step.unkeyed
