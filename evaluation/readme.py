@@ -3,7 +3,7 @@
 The numbers there come from artifacts and from nowhere else.
 
 python -m evaluation.readme --run RUN_JSON --readme README.md [--check]
-python -m evaluation.readme --run RUN_JSON --readme docs/real_data.md --whole
+python -m evaluation.readme --run RUN_JSON --readme docs/study.md --whole
 """
 
 from __future__ import annotations
@@ -35,8 +35,20 @@ def analysed(run_jsons: Sequence[Path]) -> tuple[list[RunFile], list[Group]]:
     return runs, analyse([entry for _, entries in loaded for entry in entries], keep=keep_of(runs))
 
 
-def block(runs: Sequence[RunFile], groups: Sequence[Group], *, whole: bool = False) -> str:
-    """The generated part: two tables per group (`whole`: all of the report's), notes, and the provenance line."""
+def block(
+    runs: Sequence[RunFile], groups: Sequence[Group], *, whole: bool = False, sections: Sequence[str] = ()
+) -> str:
+    """The generated part: two tables per group, notes, and the provenance line.
+
+    whole: all of the report's tables. sections: those under these titles of the report.
+
+    Raises:
+        UserError: the report has no section of that title.
+    """
+    there = [title for group in groups for title, _ in group_tables(group)]
+    for title in sections:
+        if title not in there:
+            raise UserError(f"--sections {title!r}: the report has {', '.join(dict.fromkeys(there))}")
     parts = []
     for group in groups:
         for table in (headline_table(group), measures_table(group)):
@@ -44,7 +56,9 @@ def block(runs: Sequence[RunFile], groups: Sequence[Group], *, whole: bool = Fal
                 parts += [f"**{table.title}**", markdown(table), table.note]
         parts.append("\n".join(f"- {line}" for line in [*recovery_lines(group), *judge_lines(group)]))
         shown = ("Results", "Continuous measures")
-        for title, tables in group_tables(group) if whole else ():
+        for title, tables in group_tables(group):
+            if not whole and title not in sections:
+                continue
             if title not in shown:
                 parts.append(f"## {title}")
             for table in tables[1:] if title in shown else tables:
@@ -77,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--whole", action="store_true", help="all of the report's tables, not the main one alone"
     )
+    parser.add_argument(
+        "--sections", nargs="+", default=[], metavar="TITLE", help="these of the report's sections too"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the block is stale")
     options = parser.parse_args(arguments)
     try:
@@ -84,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             old = options.readme.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot read {options.readme}: {error.strerror}; give --readme PATH") from error
-        new = replaced(old, block(*analysed(options.run), whole=options.whole))
+        new = replaced(old, block(*analysed(options.run), whole=options.whole, sections=options.sections))
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2

@@ -37,14 +37,8 @@ def summary(run_json, tmp_path_factory):
 
 def test_every_file_is_there(summary):
     names = {path.name for path in summary.folder.iterdir()}
-    assert {
-        "results.csv",
-        "results.json",
-        "similarity.csv",
-        "report.md",
-        "report.html",
-        "main_table.tex",
-    } <= names
+    files = {"results.csv", "results.json", "similarity.csv", "report.md", "report.html", "main_table.tex"}
+    assert files <= names
     for stem in ("pareto", "tau_curve", "rho_heatmap", "categories", "seeds", "training"):
         assert {f"{stem}.png", f"{stem}.svg"} <= names
     assert not [p for p in summary.folder.parent.iterdir() if p.name != "report"]  # nothing temporary is left
@@ -218,6 +212,9 @@ def test_readme_block(tmp_path):
     assert text.startswith("top\n") and text.endswith("\nbottom\n") and "of yesterday" not in text
     assert "0123456789" in text and "/20)" in text and "seeds 0," in text
     assert readme.main([*arguments, "--check"]) == 0
+    assert readme.main([*arguments, "--sections", "Judges"]) == 0
+    assert "## Judges" in path.read_text() and "## Selection" not in path.read_text()
+    assert readme.main([*arguments, "--sections", "Nothing"]) == 2
 
 
 def test_the_browser_finds_the_two_methods_that_it_compares(summary):
