@@ -254,10 +254,5 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"generation.{name}={value:g} changes nothing at temperature 0; set generation.temperature too"
             )
-    if config.tracking.backend == "off":
-        usual = yaml.safe_load(choices("tracking")["wandb"].read_text(encoding="utf-8"))
-        for name, value in config.tracking.model_dump(exclude={"backend"}).items():
-            if value != usual[name]:
-                raise UserError(f"tracking.{name}={value} changes nothing with tracking=off; leave it out")
     if len(set(config.stages)) < len(config.stages):
         raise UserError(f"stages={','.join(config.stages)} has a stage twice; leave one out")

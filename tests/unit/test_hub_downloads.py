@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 from data import loading
 from safemerge import hub, hub_model
@@ -87,6 +87,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr("time.sleep", lambda _: None)  # between the client's tries
         yield World(served_here, tmp_path / "cache", hub.Repo("org/chat", commit))
+    close_session()  # the next hub may get this one's port, and a connection kept open would go on asking this one
 
 
 def test_only_what_is_read_is_fetched_and_a_second_time_nothing(world: World) -> None:
