@@ -70,8 +70,8 @@ def main() -> int:
         git = provenance.git()
         made = {
             "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-            "commit": str(git["commit"])[:10] + ("+" if git["dirty"] else ""),
-            "machine": f"{provenance.machine()['cpu']}, {provenance.machine()['cores']} cores",
+            "commit": str(git.commit)[:10] + ("+" if git.dirty else ""),
+            "machine": f"{provenance.machine().cpu}, {provenance.machine().cores} cores",
         }
         new = [{**row, **made} for row in rows(junit)]
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
