@@ -34,7 +34,7 @@ def trained(model: Any, tokenizer: Any) -> Any:
             answer = f"\n\n{guard_answer(row.label, row.category)}"
             examples.append(
                 (
-                    guard_ids(tokenizer, LlamaGuard(), None, _short(row.prompt), _short(row.response)),
+                    guard_ids(tokenizer, LlamaGuard(), None, _short(row.prompt), _short(row.response))[0],
                     [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id],
                 )
             )
