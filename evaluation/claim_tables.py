@@ -104,8 +104,9 @@ def short_block(runs: Sequence[RunFile], groups: Sequence[Group]) -> str:
         open_ = [row for row in mine if row.decided.outcome == "not decidable"]
         theirs = [row for row in group.claims if row.by == "paper"]
         tested = [row for row in theirs if row.decided.outcome != "not tested here"]
+        seeds = ", ".join(map(str, group.seeds))
         parts += [
-            f"**{group.title}: seeds {', '.join(map(str, group.seeds))}, {group.prompts}**",
+            f"**{group.title}: seeds {seeds}, {group.prompts}; harm by the judge {group.judge}**",
             markdown(table),
             f"{len(open_)} further claims of ours cannot be decided by these rows; of {len(theirs)} claims of the paper, "
             f"which are about other models, {len(tested)} are tested here. `python -m evaluation.claims` has them all, and "

@@ -129,7 +129,7 @@ def agreement(entries: Sequence[Entry], labels: Sequence[Label]) -> Table:
     table = Table(
         "Judges against a reader, on replies of this run",
         ["Judge", "Positive label", "Found %", "Left alone %", "Cohen's κ", "Invalid", "n"],
-        note=f"{len(words)} replies to harmful prompts, as many of each row, read without knowing the row: "
+        note=f"{len(words)} labelled replies to harmful prompts: "
         + ", ".join(f"{count} {word}" for word, count in counts.items())
         + ". Found: of the replies with the positive label, those that the judge calls so. Left alone: of the others.",
     )

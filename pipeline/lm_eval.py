@@ -76,9 +76,21 @@ def harness_version() -> str:
         ) from error
 
 
-def steps(x: plan.Experiment, adapter: plan.Source | None, asked: Asked) -> list[Step]:
-    """A step per task, on one adapter (None: the aligned model itself)."""
+def steps(
+    x: plan.Experiment, adapter: plan.Source | None, asked: Asked, system_prompt: str | None = None
+) -> list[Step]:
+    """A step per task, on one adapter (None: the aligned model itself).
+
+    system_prompt: of a row that is asked with one of its own.
+
+    Raises:
+        UserError: there is no harness, no task, or no chat template to hold that prompt.
+    """
     config, version = x.config, harness_version()
+    if system_prompt and not asked.chat:
+        raise UserError(
+            "--no-chat leaves out the safety prompt that this row is: evaluate it with the chat template"
+        )
     definition = ""
     if asked.include_path is not None:
         if not any(path.suffix in DEFINED for path in asked.include_path.rglob("*")):
@@ -102,7 +114,7 @@ def steps(x: plan.Experiment, adapter: plan.Source | None, asked: Asked) -> list
                 limit=asked.limit,
                 fewshot=asked.fewshot,
                 chat=asked.chat,
-                system_prompt=config.model.system_prompt if asked.chat else None,
+                system_prompt=(system_prompt or config.model.system_prompt) if asked.chat else None,
                 backend=asked.backend,
                 dtype=config.generation.dtype,
                 definition=definition,
@@ -144,7 +156,8 @@ def evaluate(run_json: Path, rows: Sequence[str], asked: Asked) -> None:
         wanted = [candidates[label_of(entry, row, run.keep_gain)] for row in rows]
         runs.append((x, store, list(candidates.values()), wanted))
     for x, store, its_points, wanted in runs:
-        _one(x, store, its_points, [step for its in wanted for step in steps(x, its.adapter, asked)], several)
+        made = [step for its in wanted for step in steps(x, its.adapter, asked, its.point.system_prompt)]
+        _one(x, store, its_points, made, several)
 
 
 def _mapping(config: object) -> dict[str, object]:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from evaluation.choosing import choose_points
 from evaluation.judges import Calibration, confusion
@@ -69,17 +69,28 @@ def _effective(candidate: grid.Candidate, store: Store) -> EffectiveRecord | Non
     return artifacts.effective(store.path(steps[0])) if steps else None
 
 
-def _harness(store: Store) -> dict[tuple[str, str | None], list[Path]]:
-    """What lm-evaluation-harness found, by the keys of model and adapter; of each the newest last."""
-    found: dict[tuple[str, str | None], list[tuple[str, Path]]] = {}
+def _harness(store: Store) -> list[tuple[dict[str, Any], Path]]:
+    """What lm-evaluation-harness found: manifests and scores, the newest last."""
+    found = []
     for path in store.root.glob(f"lm_eval/*/{MANIFEST}"):
-        if path.parent.suffix:  # set aside, or not finished
-            continue
-        made = json.loads(path.read_text(encoding="utf-8"))
-        inputs = made["inputs"]
-        place = path.parent / artifacts.SCORES
-        found.setdefault((inputs["model"], inputs.get("adapter")), []).append((made["created"], place))
-    return {keys: [path for _, path in sorted(its)] for keys, its in found.items()}
+        if not path.parent.suffix:  # set aside, or not finished
+            found.append((json.loads(path.read_text(encoding="utf-8")), path.parent / artifacts.SCORES))
+    return sorted(found, key=lambda its: str(its[0]["created"]))
+
+
+def scores_of(
+    x: plan.Experiment, candidate: grid.Candidate, found: Sequence[tuple[dict[str, Any], Path]]
+) -> list[Path]:
+    """Those of one row. A row with a safety prompt shares the fine-tuned adapter: what was asked without is not its."""
+    adapter = candidate.adapter.key if candidate.adapter else None
+    own = candidate.point.system_prompt
+    prompts = {own} if own else {x.config.model.system_prompt, None}  # None: without a chat template
+    return [
+        path
+        for made, path in found
+        if (made["inputs"]["model"], made["inputs"].get("adapter")) == (x.aligned.key, adapter)
+        and made["settings"]["system_prompt"] in prompts
+    ]
 
 
 def final_candidates(x: plan.Experiment, store: Store) -> list[grid.Candidate]:
@@ -188,10 +199,7 @@ def record(
                     for benchmark, halves in c.measures.items()
                     if halves and not selecting
                 },
-                harness=[
-                    os.path.relpath(path, folder)
-                    for path in found.get((x.aligned.key, c.adapter.key if c.adapter else None), ())
-                ],
+                harness=[os.path.relpath(path, folder) for path in scores_of(x, c, found)],
             )
             for c in candidates
         ],

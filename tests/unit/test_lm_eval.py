@@ -164,22 +164,31 @@ def test_the_key_holds_what_the_result_depends_on(tmp_path: Path, monkeypatch: p
     assert key(asked) != first
 
 
-def test_run_json_lists_what_the_store_holds_of_a_point(
+def test_run_json_lists_what_the_store_holds_of_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lm_eval, "harness_version", lambda: "0.4.13")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        x = experiment()
+        x = experiment("method=[aligned,finetuned,ptst,safemerge]")
     store = Store(tmp_path)
-    candidates = with_similarity(x, store, [0.1, 0.2, 0.3])
-    merged = next(its for its in candidates if its.point.method == "safemerge")
-    [step] = lm_eval.steps(x, merged.adapter, lm_eval.Asked(["ifeval"]))
-    place = fill(store, step)
-    manifest = json.loads((place / "manifest.json").read_text())
-    inputs = {role: source.key for role, source in step.inputs.items()}
-    (place / "manifest.json").write_text(json.dumps({**manifest, "inputs": inputs, "created": "2026"}))
+    rows = {its.point.method: its for its in with_similarity(x, store, [0.1, 0.2, 0.3])}
+    places = {}
+    for name, chat in (("safemerge", True), ("finetuned", True), ("ptst", True), ("aligned", False)):
+        asked = lm_eval.Asked(["ifeval"], chat=chat)
+        [step] = lm_eval.steps(x, rows[name].adapter, asked, rows[name].point.system_prompt)
+        place = fill(store, step)
+        inputs = {role: source.key for role, source in step.inputs.items()}
+        made = {"inputs": inputs, "settings": step.settings, "created": "2026"}
+        old = json.loads((place / "manifest.json").read_text())
+        (place / "manifest.json").write_text(json.dumps({**old, **made}))
+        places[name] = [place / "scores.json"]
+    assert rows["ptst"].adapter.key == rows["finetuned"].adapter.key, "and yet each has its own scores"
     found = run_record._harness(store)
-    assert found == {(x.aligned.key, merged.adapter.key): [place / "scores.json"]}  # type: ignore[union-attr]
+    assert {name: run_record.scores_of(x, its, found) for name, its in rows.items()} == places
+    with pytest.raises(UserError, match="--no-chat leaves out the safety prompt"):
+        lm_eval.steps(
+            x, rows["ptst"].adapter, lm_eval.Asked(["ifeval"], chat=False), rows["ptst"].point.system_prompt
+        )
 
 
 @installed

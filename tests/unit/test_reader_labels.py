@@ -92,7 +92,7 @@ def test_from_the_command_line_to_the_page(
     assert main(command) == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| refusal |" in text and f"{len(read)} replies to harmful prompts" in text
+    assert "| refusal |" in text and f"{len(read)} labelled replies to harmful prompts" in text
     assert not any(its.reply in text for its in read_rows(sheet, Sheet) if its.reply != REFUSAL)
     page.write_text("no markers")
     assert main(command) == 2 and "labels:start" in capsys.readouterr().err
