@@ -27,7 +27,7 @@ NOTE = (
 
 def claims_table(group: Group, by: str) -> Table:
     """The claims of one side, and what this group says of them."""
-    columns = ["Claim", *(["Source"] if by == "paper" else []), "Predicted", "Measured", "Shows", "Outcome"]
+    columns = ["Claim", *(["Source"] if by == "paper" else []), "Outcome", "Measured", "Shows", "Predicted"]
     table = Table(BY[by], columns, note=NOTE.format(prompts=group.prompts) if by == "ours" else "")
     rows = [row for row in group.claims if row.by == by]
     if by == "paper":
@@ -43,10 +43,10 @@ def claims_table(group: Group, by: str) -> Table:
         table.add(
             f"{row.says} ({row.id})",
             *source,
-            row.predicted or "–",
+            outcome_text(row, len(group.seeds)),  # first, as a browser shows three columns without scrolling
             measured_text(row.decided),
             shown_text(row.decided),
-            outcome_text(row, len(group.seeds)),
+            row.predicted or "–",
         )
         if row.decided.outcome in ("reproduced", "not reproduced"):
             table.marked.add(len(table.rows) - 1)
