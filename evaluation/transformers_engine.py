@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from evaluation.causal_model import load_model
 from evaluation.engine import Reply, Request, sampling_seed, stop_ids
 
 
@@ -20,12 +21,12 @@ def generate(
     """Answer all requests, adapter by adapter, in batches of prompts of similar length."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bare = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+    bare = load_model(model, dtype)
+    device = bare.device
     # Decoding comes from our config alone, not from the model's folder (a repetition penalty, say).
     stops = stop_ids(model, tokenizer)
     bare.generation_config = GenerationConfig(pad_token_id=pad, eos_token_id=stops)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.causal_model import load_model
+
 
 def on_adapters(folder: str, dtype: str, adapters: Sequence[Path | None]) -> Iterator[tuple[int, Any]]:
     """(index into `adapters`, the model with that adapter beside its weights, by PEFT); the model is loaded once.
@@ -14,7 +16,7 @@ def on_adapters(folder: str, dtype: str, adapters: Sequence[Path | None]) -> Ite
     """
     from peft import PeftModel
 
-    bare = _loaded(folder, dtype)
+    bare = load_model(folder, dtype)
     for adapter in dict.fromkeys(adapters):
         # low_cpu_mem_usage: no initial values are drawn for what is loaded at once.
         model = (
@@ -33,7 +35,7 @@ def added_to(folder: str, dtype: str, adapters: Sequence[Path | None]) -> Iterat
     """
     from safemerge.adapters import load_adapter
 
-    model = _loaded(folder, dtype)
+    model = load_model(folder, dtype)
     for adapter in dict.fromkeys(adapters):
         added = []
         if adapter is not None:
@@ -44,14 +46,6 @@ def added_to(folder: str, dtype: str, adapters: Sequence[Path | None]) -> Iterat
         yield from ((i, model) for i, its in enumerate(adapters) if its == adapter)
         for hook in added:
             hook.remove()
-
-
-def _loaded(folder: str, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
 
 
 def _adding(a: Any, b: Any) -> Any:

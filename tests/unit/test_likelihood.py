@@ -12,6 +12,7 @@ import torch
 from data.chat import Encoded
 from data.schema import Item
 from evaluation import likelihood
+from evaluation.causal_model import load_model
 from evaluation.likelihood import opening_ids, reference_bits, refusal_log_odds
 from pipeline.adapted import added_to, on_adapters
 from pipeline.stage_settings import Likelihood
@@ -92,6 +93,16 @@ def test_each_adapter_answers_for_itself(pico: Pico, walk: Any) -> None:
     for i, model in walk(str(pico.aligned), "float32", adapters):
         found[i] = reference_bits(model, [row])[0]
     assert found[0] == found[3] and len({found[0], found[1], found[2]}) == 3
+
+
+def test_the_output_layer_reads_contiguous_states(pico: Pico) -> None:
+    """Else torch copies its weights for each row of a batch, in bfloat16 on a CPU."""
+    model, seen = load_model(str(pico.aligned), "bfloat16"), []
+    model.get_output_embeddings().register_forward_hook(lambda *its: seen.append(its[1][0].is_contiguous()))
+    rows = torch.tensor([ids(6), ids(6)])
+    with torch.inference_mode():
+        last, whole = (model(input_ids=rows, logits_to_keep=keep).logits for keep in (2, 0))
+    assert seen == [True, True] and torch.equal(last, whole[:, -2:])
 
 
 def test_both_ways_of_applying_an_adapter_are_one(pico: Pico) -> None:
