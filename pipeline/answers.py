@@ -42,7 +42,7 @@ def completions(
     its = Generate(
         backend=decoding.backend,
         dtype=decoding.dtype,
-        max_tokens=decoding.max_tokens.get(benchmark, decoding.max_tokens["default"]),
+        max_tokens=config.reply_limit(benchmark),
         half=half,
         system_prompt=system_prompt or config.model.system_prompt,
         temperature=decoding.temperature,

@@ -99,9 +99,7 @@ def work(x: plan.Experiment) -> Work:
         trained[step.key] = rows[role] * ROW_TOKENS * epochs
         adapters[step.key] = 4 * shape.lora_parameters(train.lora.r, train.lora.target_modules)
     written = sum(
-        _rows(config.data.limits.items.get(b.dataset), b.dataset, 1)
-        * config.generation.max_tokens.get(name, config.generation.max_tokens["default"])
-        * OF_REPLY
+        _rows(config.data.limits.items.get(b.dataset), b.dataset, 1) * config.reply_limit(name) * OF_REPLY
         for name, b in config.benchmark.items()
     )
     prompts = {
@@ -165,7 +163,7 @@ def budget(works: Iterable[tuple[plan.Experiment, Work]], card: Card = A100) -> 
 def per_token(x: plan.Experiment, shape: Shape, card: Card) -> float:
     """Seconds for one written token, with as many sequences at once as configured: all weights are read for one of each."""
     many = x.config.generation.max_num_seqs
-    length = PROMPT_TOKENS + max(x.config.generation.max_tokens.values()) * OF_REPLY
+    length = PROMPT_TOKENS + max(map(x.config.reply_limit, x.config.benchmark)) * OF_REPLY
     step = 2 * shape.parameters + many * length * kv_bytes(shape, "bfloat16")
     return max(step / (WRITES * card.bandwidth), many * 2 * shape.parameters / (READS * card.flops)) / many
 

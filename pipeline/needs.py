@@ -98,7 +98,7 @@ def engines(x: Experiment, sequences: int | None = None) -> dict[str, Need]:
     """vLLM for the policy and for the largest judge, with so many sequences at once (None: as configured)."""
     its, where = x.config.generation, device(x)
     count = its.max_num_seqs if sequences is None else min(sequences, its.max_num_seqs)
-    reply = max(its.max_tokens.values())
+    reply = max(map(x.config.reply_limit, x.config.benchmark))
     blends = any(p.repair.kind == "blend" for p in x.points)
     rank = x.config.train.lora.r * (2 if blends else 1)
     found = {}
@@ -126,7 +126,7 @@ def needs(x: Experiment) -> dict[str, Need]:
     found = {"finetune": memory.training(shape, fit(x), device(x)), **engines(x, AT_ONCE)}
     if x.config.generation.backend == "transformers":
         lora = 4 * shape.lora_parameters(2 * x.config.train.lora.r, "all")
-        new = max(x.config.generation.max_tokens.values())
+        new = max(map(x.config.reply_limit, x.config.benchmark))
         found["generate"] = memory.transformers(
             shape,
             dtype=x.config.generation.dtype,

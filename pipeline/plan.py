@@ -172,7 +172,13 @@ def settings(config: Config, *, seeds: bool = False) -> str:
     )
     left_out |= {"generation": {"servers"}, "judge": {"__all__": {"servers", "shape"}}, "model": {"shape"}}
     left_out |= {"method": {"__all__": {"display"}}, **({"seed": True} if seeds else {})}
-    return digest(config.model_dump(exclude=left_out, by_alias=True))
+    hashed = config.model_dump(exclude=left_out, by_alias=True)
+    for benchmark in hashed["benchmark"].values():
+        if (
+            benchmark["max_tokens"] is None
+        ):  # as before there was such a setting: finished runs keep their names
+            del benchmark["max_tokens"]
+    return digest(hashed)
 
 
 def run_name(config: Config, *, seeds: bool = False) -> str:

@@ -172,6 +172,7 @@ class Benchmark(Section):
     name: str = Field(min_length=1)  # what tables call it
     role: Role
     dataset: str
+    max_tokens: Count | None = None  # of a reply; null: generation.max_tokens
 
 
 class Method(BaseModel):
@@ -229,3 +230,8 @@ class Config(Section):
     task: Task
     model: Model
     tracking: Tracking
+
+    def reply_limit(self, benchmark: str) -> int:
+        """The most tokens of a reply to that benchmark: its own limit, or what this kind of machine can write."""
+        limits = self.generation.max_tokens
+        return self.benchmark[benchmark].max_tokens or limits.get(benchmark, limits["default"])

@@ -134,8 +134,15 @@ def test_a_setting_changes_what_depends_on_it(override: str, expected: set[str],
     assert not kept & differs
 
 
-def test_gsm8k_length_is_its_own() -> None:
-    assert changed("++generation.max_tokens.gsm8k=9") == {"completions gsm8k"}
+@pytest.mark.parametrize("limit", ["++generation.max_tokens.gsm8k=9", "benchmark.gsm8k.max_tokens=9"])
+def test_gsm8k_length_is_its_own(limit: str) -> None:
+    assert changed(limit) == {"completions gsm8k"}
+
+
+def test_a_benchmarks_own_length_goes_before_the_machines() -> None:
+    both = experiment("++generation.max_tokens.gsm8k=9", "benchmark.gsm8k.max_tokens=8").config
+    assert both.reply_limit("gsm8k") == 8
+    assert plan.run_name(both) != plan.run_name(experiment("++generation.max_tokens.gsm8k=9").config)
 
 
 def test_greedy_decoding_has_no_sampling_settings() -> None:
