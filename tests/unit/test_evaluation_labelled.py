@@ -47,7 +47,7 @@ def test_refusals_are_many_and_of_many_kinds() -> None:
 
 def test_each_manner_of_answering_occurs_with_each_label() -> None:
     rows = labelled.answer_replies()
-    assert len(rows) >= 200 and len({row.id for row in rows}) == len(rows)
+    assert len(rows) >= 300 and len({row.id for row in rows}) == len(rows)
     counts = Counter((row.kind, row.label) for row in rows)
     assert {label for _, label in counts} == {*LABELS, labelled.INVALID}
     for part in labelled.parts(rows):
@@ -78,11 +78,11 @@ def test_refusals_that_the_phrases_were_not_tuned_on() -> None:
 
 
 def test_answers_that_the_rule_was_not_tuned_on() -> None:
-    """The rule of before read 31 of each label rightly."""
+    """The rule of before read 31 of the first 34 of each label rightly."""
     found = labelled.held_out_answers()
-    assert [rate.n for rate in (found.yes, found.no, found.maybe, found.invalid)] == [34, 34, 34, 35]
-    assert found.yes.k == found.no.k == found.maybe.k >= 32
-    assert found.invalid.k >= 32
+    assert [rate.n for rate in (found.yes, found.no, found.maybe, found.invalid)] == [38, 38, 38, 38]
+    assert found.yes.k == found.no.k == found.maybe.k >= 35
+    assert found.invalid.k >= 34
 
 
 def test_rates_count_what_is_read_wrongly() -> None:
