@@ -83,7 +83,8 @@ def outcome_text(row: ClaimRow, seeds: int) -> str:
     if its.outcome == "inconclusive" and its.found:
         said += f": {shown_text(its).replace(': ', ' could show no less than ', 1).removesuffix(' or more')}"
     if its.outcome in ("reproduced", "not reproduced"):
-        limits = [*(["stand-in data"] if row.stand_in else []), *(["one seed"] if seeds == 1 else [])]
+        had = its.found.seeds if its.found else seeds  # a seed may lack one of the rows
+        limits = [*(["stand-in data"] if row.stand_in else []), *(["one seed"] if had == 1 else [])]
         said += f" ({', '.join(limits)})" if limits else ""
     return f"{said}; {its.reason}"
 
