@@ -21,7 +21,7 @@ from evaluation.run_file import (
     Projection,
     Usage,
 )
-from pipeline import answers, artifacts, grid, plan
+from pipeline import answers, artifacts, grid, integrity, plan
 from pipeline.content import sources
 from pipeline.settings import Config
 from pipeline.stage_settings import Check
@@ -73,7 +73,9 @@ def _harness(store: Store) -> list[tuple[dict[str, Any], Path]]:
     """What lm-evaluation-harness found: manifests and scores, the newest last."""
     found = []
     for path in store.root.glob(f"lm_eval/*/{MANIFEST}"):
-        if not path.parent.suffix:  # set aside, or not finished
+        if (
+            not path.parent.suffix and integrity.damage(path.parent, path) is None
+        ):  # set aside, not finished, or damaged
             found.append((json.loads(path.read_text(encoding="utf-8")), path.parent / artifacts.SCORES))
     return sorted(found, key=lambda its: str(its[0]["created"]))
 

@@ -16,7 +16,7 @@ from evaluation import harness
 from evaluation.harness import Score
 from evaluation.report import build_report
 from evaluation.run_file import read_run
-from pipeline import lm_eval, run_record
+from pipeline import integrity, lm_eval, run_record
 from pipeline.stage_settings import Harness
 from pipeline.stages.lm_eval import scores_of
 from pipeline.store import Store
@@ -180,11 +180,13 @@ def test_run_json_lists_what_the_store_holds_of_a_row(
         inputs = {role: source.key for role, source in step.inputs.items()}
         made = {"inputs": inputs, "settings": step.settings, "created": "2026"}
         old = json.loads((place / "manifest.json").read_text())
-        (place / "manifest.json").write_text(json.dumps({**old, **made}))
+        (place / "manifest.json").write_text(json.dumps(integrity.sealed({**old, **made})))
         places[name] = [place / "scores.json"]
     assert rows["ptst"].adapter.key == rows["finetuned"].adapter.key, "and yet each has its own scores"
     found = run_record._harness(store)
     assert {name: run_record.scores_of(x, its, found) for name, its in rows.items()} == places
+    (places["safemerge"][0].parent / "manifest.json").write_text('{"inputs": {')
+    assert len(run_record._harness(store)) == len(found) - 1, "what is damaged is not shown"
     with pytest.raises(UserError, match="--no-chat leaves out the safety prompt"):
         lm_eval.steps(
             x, rows["ptst"].adapter, lm_eval.Asked(["ifeval"], chat=False), rows["ptst"].point.system_prompt
