@@ -15,12 +15,13 @@ from pathlib import Path
 
 from evaluation.claim_tables import claims_block, measured_text, outcome_text, short_block
 from evaluation.readme import analysed, replaced
-from safemerge.errors import UserError
+from safemerge.commands import one_line_errors
 from safemerge.screening import visible
 
 MARKERS = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.claims", description=__doc__)
@@ -30,22 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--page", type=Path, help=f"write what is decided between {' and '.join(MARKERS)} of this page"
     )
     options = parser.parse_args(arguments)
-    try:
-        runs, groups = analysed(options.run)
-        if options.page:
-            old = options.page.read_text(encoding="utf-8")
-            options.page.write_text(replaced(old, short_block(runs, groups), *MARKERS), encoding="utf-8")
-        if options.output:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(f"# Claims\n\n{claims_block(groups)}\n", encoding="utf-8")
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: cannot read or write {visible(str(error.filename))}: {error.strerror}", file=sys.stderr
-        )
-        return 2
+    runs, groups = analysed(options.run)
+    if options.page:
+        old = options.page.read_text(encoding="utf-8")
+        options.page.write_text(replaced(old, short_block(runs, groups), *MARKERS), encoding="utf-8")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(f"# Claims\n\n{claims_block(groups)}\n", encoding="utf-8")
     for group in groups:
         print(f"{group.title}: seeds {', '.join(map(str, group.seeds))}")
         for row in group.claims:

@@ -21,8 +21,8 @@ from evaluation.multiverse_table import multiverse_table
 from evaluation.results import Entry, keep_of, load
 from evaluation.specifications import Curve, curves
 from evaluation.tables import markdown
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
-from safemerge.screening import visible
 
 
 def universes(runs: Sequence[Path]) -> dict[str, list[tuple[str, Seeds]]]:
@@ -70,17 +70,14 @@ def write_page(runs: Sequence[Path], output: Path) -> dict[str, list[Curve]]:
     return found
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.multiverse", description=__doc__)
     parser.add_argument("--run", nargs="+", type=Path, required=True, help="run.json, or several")
     parser.add_argument("--output", type=Path, required=True, help="folder of the page and its figures")
     options = parser.parse_args(arguments)
-    try:
-        found = write_page(options.run, options.output)
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
+    found = write_page(options.run, options.output)
     for name, its in found.items():
         print(name)
         for curve in its:

@@ -26,8 +26,8 @@ from evaluation.readme import replaced
 from evaluation.results import PHRASES, Entry, load
 from evaluation.statistics import Rate, kappa, rate
 from evaluation.tables import Table, markdown, number, rate_text
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
-from safemerge.screening import visible
 
 START, END = "<!-- labels:start -->", "<!-- labels:end -->"
 Word = Literal["refuses", "complies", "neither"]
@@ -159,6 +159,7 @@ def _rates(pairs: Sequence[tuple[bool, bool]]) -> tuple[Rate, Rate]:
     )
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0; 2 on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.reader_labels", description=__doc__,
@@ -175,27 +176,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--page", type=Path, help=f"write it between {START} and {END} there; else on the screen"
     )
     options = parser.parse_args(arguments)
-    try:
-        entries = [entry for run in options.run for entry in load(run)[1]]
-        if options.command == "draw":
-            write_jsonl(options.output, [asdict(its) for its in draw(entries, options.n, options.seed)])
-            return 0
-        table = agreement(entries, read_rows(options.labels, Label))
-        text = f"**{table.title}**\n\n{markdown(table)}\n\n{table.note}"
-        if options.page is None:
-            print(text)
-        else:
-            options.page.write_text(
-                replaced(options.page.read_text(encoding="utf-8"), text, START, END), encoding="utf-8"
-            )
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"error: cannot read or write {visible(str(error.filename))}: {error.strerror}", file=sys.stderr
+    entries = [entry for run in options.run for entry in load(run)[1]]
+    if options.command == "draw":
+        write_jsonl(options.output, [asdict(its) for its in draw(entries, options.n, options.seed)])
+        return 0
+    table = agreement(entries, read_rows(options.labels, Label))
+    text = f"**{table.title}**\n\n{markdown(table)}\n\n{table.note}"
+    if options.page is None:
+        print(text)
+    else:
+        options.page.write_text(
+            replaced(options.page.read_text(encoding="utf-8"), text, START, END), encoding="utf-8"
         )
-        return 2
     return 0
 
 

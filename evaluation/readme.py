@@ -22,8 +22,8 @@ from evaluation.run_file import RunFile
 from evaluation.run_tables import commit_text, machine_text, made_text, seeds_text
 from evaluation.sections import recovery_lines
 from evaluation.tables import headline_table, markdown
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
-from safemerge.screening import visible
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
@@ -83,6 +83,7 @@ def replaced(page: str, text: str, start: str = START, end: str = END) -> str:
     return f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}"
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0; 1 with --check when the block is stale; 2 on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.readme", description=__doc__)
@@ -97,14 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the block is stale")
     options = parser.parse_args(arguments)
     try:
-        try:
-            old = options.readme.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot read {options.readme}: {error.strerror}; give --readme PATH") from error
-        new = replaced(old, block(*analysed(options.run), whole=options.whole, sections=options.sections))
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
+        old = options.readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {options.readme}: {error.strerror}; give --readme PATH") from error
+    new = replaced(old, block(*analysed(options.run), whole=options.whole, sections=options.sections))
     if options.check:
         if new != old:
             print(f"{options.readme} is stale: run `python -m evaluation.readme --run ...`", file=sys.stderr)

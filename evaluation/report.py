@@ -27,8 +27,8 @@ from evaluation.literature import literature_table
 from evaluation.long_form import ResultRow, long_rows, plain, write_results
 from evaluation.results import Entry, keep_of, load
 from evaluation.tables import Table, headline_table, latex
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
-from safemerge.screening import visible
 
 
 @dataclass
@@ -212,6 +212,7 @@ def print_headline(summary: ReportSummary, console: Any) -> None:
     console.print(Text(f"report: {summary.folder / 'report.html'}"))
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     parser = argparse.ArgumentParser(
@@ -227,11 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="share of the gained utility to keep (default: as the runs were configured)",
     )
     options = parser.parse_args(arguments)
-    try:
-        summary = build_report(options.run_json, options.output, keep=options.keep)
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
+    summary = build_report(options.run_json, options.output, keep=options.keep)
     from rich.console import Console
 
     print_headline(summary, Console())

@@ -17,8 +17,7 @@ from evaluation.attack import LEVELS, Sweep, frontier, levels, orders, sweeps
 from evaluation.figures.sensitivity import draw
 from evaluation.sections import p_text, points_text
 from evaluation.tables import Table, markdown, percent, rate_text
-from safemerge.errors import UserError
-from safemerge.screening import visible
+from safemerge.commands import one_line_errors
 
 
 def settings_table(sweep: Sweep) -> Table:
@@ -126,17 +125,14 @@ def write_page(paths: Sequence[Path], output: Path) -> list[Sweep]:
     return found
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.sensitivity", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run.json, or the folder of one")
     parser.add_argument("--output", type=Path, required=True, help="the page; its figures lie beside it")
     options = parser.parse_args(arguments)
-    try:
-        found = write_page(options.runs, options.output)
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
+    found = write_page(options.runs, options.output)
     for sweep in found:
         print(sweep.title)
         for setting in sweep.settings:

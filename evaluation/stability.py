@@ -19,6 +19,7 @@ from evaluation.figures.canvas import figure
 from evaluation.overlap import chance
 from evaluation.run_file import EntryRecord, read_run
 from evaluation.tables import Table, markdown
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
 from safemerge.selection import show
 from safemerge.table import ModuleRow, read_table
@@ -238,6 +239,7 @@ def write_page(paths: Sequence[Path], output: Path) -> list[PairRow]:
     return rows
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     parser = argparse.ArgumentParser(
@@ -251,11 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=Path, required=True, help="the Markdown page; its figure is written beside it"
     )
     options = parser.parse_args(arguments)
-    try:
-        rows = write_page(options.runs, options.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows = write_page(options.runs, options.output)
     for row in rows:
         pair = f"{row.one} / {row.other}, tau {row.tau}"
         print(f"{pair}: Jaccard {row.jaccard:.2f} (chance {row.expected:.2f}), Kendall {row.kendall:.2f}")

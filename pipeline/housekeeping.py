@@ -23,6 +23,7 @@ from pipeline import archive, locks
 from pipeline.integrity import FILES
 from pipeline.store import MANIFEST
 from pipeline.usage import LEFT_OVER, Held, forgotten, held, known_folders, size_of
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
 from safemerge.screening import visible
 
@@ -188,28 +189,25 @@ def parser() -> argparse.ArgumentParser:
     return its
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     options = parser().parse_args(arguments)
     store = options.store.absolute()
     folders = [path.absolute() for path in options.runs or [Path("outputs/runs")]]
     runs = folders[0]
-    try:
-        if options.command in ("list", "prune") and not store.is_dir():
-            raise UserError(f"there is no store {store}: give its folder, --store DIR")
-        match options.command:
-            case "list":
-                show(store, folders)
-            case "prune":
-                prune(store, folders, really=options.yes, older=options.older, forget=options.forget)
-            case "export":
-                archive.export(store, runs / options.run, options.file)
-                print(f"wrote {options.file}, {size_text(options.file.stat().st_size)}")
-            case "import":
-                print(f"imported {archive.bring(store, runs, options.file)}")
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
+    if options.command in ("list", "prune") and not store.is_dir():
+        raise UserError(f"there is no store {store}: give its folder, --store DIR")
+    match options.command:
+        case "list":
+            show(store, folders)
+        case "prune":
+            prune(store, folders, really=options.yes, older=options.older, forget=options.forget)
+        case "export":
+            archive.export(store, runs / options.run, options.file)
+            print(f"wrote {options.file}, {size_text(options.file.stat().st_size)}")
+        case "import":
+            print(f"imported {archive.bring(store, runs, options.file)}")
     return 0
 
 

@@ -25,6 +25,7 @@ from pipeline.stage_settings import Harness
 from pipeline.store import Step, Store
 from pipeline.tracking import Tracker
 from pipeline.unkeyed import Tasks
+from safemerge.commands import one_line_errors
 from safemerge.errors import UserError
 from safemerge.screening import visible
 
@@ -209,6 +210,7 @@ def parser() -> argparse.ArgumentParser:
     return its
 
 
+@one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0; 2 with one line on a user error, 1 on a failed evaluation."""
     options = parser().parse_args(arguments)
@@ -228,9 +230,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.batch_size,
         )
         evaluate(options.run, options.row, asked)
-    except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
     except StageError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         return 1
