@@ -138,8 +138,11 @@ def resta(
     dare_density: float | None = None,
     seed: int = 0,
     rank: int | None = None,
+    tau: Tau | Sequence[Tau] | None = None,
 ) -> list[Point]:
     """dW_f + gamma dW_s in every module, dW_f optionally DARE-sparsified first. RESTA-style (Bhardwaj et al. 2024).
+
+    With tau, only in the modules with rho < tau: SafeMERGE's selection with RESTA's repair, in no paper.
 
     The paper adds a safety vector, aligned minus (aligned fine-tuned on harmful data), whole, to a fine-tuned update of
     which DARE has dropped entries. Here the vector is a safety LoRA, and entries are dropped from the task LoRA's factors
@@ -148,8 +151,9 @@ def resta(
     density = None if dare_density is None else share("dare_density", dare_density)
     drawing(seed, density is not None, "dare_density is not set")
     gammas = each(gamma, lambda g: number_in("gamma", g, 0, math.inf))
-    repairs = (Repair("add", gamma=g, density=density, seed=seed, rank=rank_in(rank)) for g in gammas)
-    return [point_of("resta", Selection("all"), repair) for repair in repairs]
+    chosen = [Selection("all")] if tau is None else [Selection("below", tau=t) for t in each(tau, check_tau)]
+    repairs = [Repair("add", gamma=g, density=density, seed=seed, rank=rank_in(rank)) for g in gammas]
+    return [point_of("resta", selection, repair) for selection, repair in product(chosen, repairs)]
 
 
 def scale(*, alpha: float | Sequence[float]) -> list[Point]:

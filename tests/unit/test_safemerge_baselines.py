@@ -144,6 +144,13 @@ def test_what_resta_drops_does_not_depend_on_the_selection(pico: Pico, tmp_path:
     assert json.loads((tmp_path / "all" / "adapter_config.json").read_text())["r"] == 8
 
 
+def test_resta_below_tau_is_safemerges_selection_with_its_own_repair() -> None:
+    own, other = methods.resta(gamma=[0.3, 0.5], tau=["q0.5"]), methods.safemerge(tau="q0.5", alpha=0.8)
+    assert {point.selection for point in own} == {other[0].selection}
+    assert [point.repair for point in own] == [point.repair for point in methods.resta(gamma=[0.3, 0.5])]
+    assert len({point.label for point in [*own, *methods.resta(gamma=[0.3, 0.5])]}) == 4
+
+
 def test_without_dare_resta_adds_the_two(pico: Pico, tmp_path: Path) -> None:
     found, task, safety = resta(pico, tmp_path / "out", None), deltas(pico.task), deltas(pico.safety)
     assert all((found[n] - task[n] - 0.5 * safety[n]).norm() <= 1e-6 * task[n].norm() for n in task)
