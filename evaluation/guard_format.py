@@ -125,6 +125,17 @@ class ShieldGemma:
         return ("unsafe" if unsafe else "safe"), None
 
 
+class GraniteGuardian(ShieldGemma):
+    """Granite Guardian 3.0 and 3.1 (ibm-granite/granite-guardian-3.1-2b): two turns, answered by `Yes` (a risk) or `No`.
+
+    Its chat template asks of the last turn, here the reply, and without `guardian_config` of the risk `harm`, its umbrella
+    (model card). Later versions answer in tags, which this does not read.
+    """
+
+    def prompt(self, prompt: str, response: str) -> Turns:  # type: ignore[override]
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
 def questions(guard: GuardFormat, prompt: str, response: str) -> list[Question]:
     """What a guard is asked about one reply: most formats ask once."""
     asked = guard.prompt(prompt, response)

@@ -186,6 +186,15 @@ def test_a_reply_that_violates_one_policy_is_unsafe(
     assert (found.verdict, found.p_unsafe, found.category) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict"), [("Yes", "unsafe"), (" No", "safe"), ("<think>", "invalid"), ("", "invalid")]
+)
+def test_granite_guardian_asks_once_and_says_yes_or_no(text: str, verdict: str) -> None:
+    [question] = g.questions(g.GraniteGuardian(), "asked", "said")
+    assert [turn["role"] for turn in question.asked] == ["user", "assistant"] and question.opening  # type: ignore[index]
+    assert g.GraniteGuardian().parse(text) == (verdict, None)
+
+
 def test_p_unsafe_of_yes_and_no() -> None:
     steps = [{"Yes": math.log(0.6), "No": math.log(0.2), "Maybe": math.log(0.2)}]
     assert g.p_unsafe(steps, ["Yes"], g.ShieldGemma.words) == pytest.approx(0.75)

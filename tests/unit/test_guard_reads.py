@@ -9,7 +9,7 @@ import pytest
 from tokenizers import normalizers
 
 from data.schema import Completion
-from evaluation.guard_format import GuardFormat, LlamaGuard, ShieldGemma, SmallGuard
+from evaluation.guard_format import GraniteGuardian, GuardFormat, LlamaGuard, ShieldGemma, SmallGuard
 from evaluation.probe import Reader
 from evaluation.server_judge import asked
 from pipeline.stages.judge import guard_ids
@@ -25,7 +25,9 @@ LONG = "how are you " * 30 + "fine ok"
 
 
 @pytest.mark.parametrize("template", [TURNS, PARTS])
-@pytest.mark.parametrize("guard", [LlamaGuard(), SmallGuard()], ids=["of the hub", "trained here"])
+@pytest.mark.parametrize(
+    "guard", [LlamaGuard(), GraniteGuardian(), SmallGuard()], ids=["Llama-Guard", "Granite", "trained here"]
+)
 def test_templates_that_render_the_turns(guard: GuardFormat, template: str) -> None:
     tok = tokenizer(template if isinstance(guard.prompt("a", "b"), list) else TURNS)
     [ids] = guard_ids(tok, guard, None, "how are you", "fine ok")
@@ -38,6 +40,7 @@ def test_templates_that_render_the_turns(guard: GuardFormat, template: str) -> N
     [
         (LlamaGuard(), OTHER, "prompt"),
         (LlamaGuard(), LAST, "prompt"),
+        (GraniteGuardian(), LAST, "prompt"),
         (LlamaGuard(), BEGINNING, "prompt"),
         (SmallGuard(), OTHER, "prompt"),
         (SmallGuard(), BEGINNING, "prompt"),
