@@ -30,9 +30,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 BROWSED = 300  # prompts per benchmark in the completions browser, so that the file stays a few megabytes
 CAPTIONS = {
     "pareto": "Utility against harm; open circles are the whole grid.",
-    "tau": "The grid over τ: what the selection looked at, not a result.",
-    "heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
-    "null": "ρ per module against its null. Above the line: more of it lies in V's directions than chance puts there.",
+    "tau_curve": "The grid over τ: what the selection looked at, not a result.",
+    "rho_heatmap": "ρ per module. Low ρ: the update left the safety subspace.",
+    "rho_null": "ρ per module against its null. Above the line: more of it lies in V's directions than chance puts there.",
     "categories": "Harm per prompt category, selected points.",
     "seeds": "Spread over training seeds.",
     "training": "Training loss.",

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evaluation import figures, page, selection
 from evaluation.analysis import Group, analyse, as_json
+from evaluation.at_once import at_once
 from evaluation.choosing import Chosen, choose_points, first_of
 from evaluation.literature import literature_table
 from evaluation.long_form import ResultRow, long_rows, plain, write_results
@@ -57,7 +60,13 @@ def build_report(
     runs, entries = [run for run, _ in loaded], [entry for _, its in loaded for entry in its]
     _distinct(entries)
     keep = keep_of(runs) if keep is None else keep
-    groups = analyse(entries, keep=keep, slack=slack)
+    frozen = gc.get_freeze_count()
+    gc.freeze()  # statsmodels asks for a full collection at each family of tests, which need not look at what is loaded
+    try:
+        groups = analyse(entries, keep=keep, slack=slack)
+    finally:
+        if not frozen:
+            gc.unfreeze()
     chosen = [(entry, choose_points(entry, "dev", keep, slack)[0]) for entry in entries]
     rows = [row for entry in entries for row in long_rows(entry)]
     output = Path(output)
@@ -101,8 +110,9 @@ def draw(
 
     PNGs by group and name, and all files.
     """
-    pictures: dict[int, dict[str, Path]] = {}
-    drawn: list[Path] = []
+    from matplotlib import font_manager  # noqa: F401, before the process is copied: it reads a list of fonts
+
+    wanted: dict[tuple[int, str], Callable[[], list[Path]]] = {}
     for index, group in enumerate(groups):
         members = [(entry, points) for entry, points in chosen if entry.key == group.key]
         entry, points = members[0]
@@ -114,21 +124,22 @@ def draw(
             + "-".join(part for part in (*group.key[:4], group.settings) if part).replace("/", "_")
             + "-"
         )
-        made = {
-            "pareto": figures.pareto(entry, points, folder / f"{stem}pareto"),
-            "tau": figures.tau_curve(entry, points, folder / f"{stem}tau_curve"),
-            "heatmap": figures.heatmap(entry, ours, folder / f"{stem}rho_heatmap"),
-            "null": figures.null_scatter(entry, ours, folder / f"{stem}rho_null"),
-            "categories": figures.category_bars(group, folder / f"{stem}categories"),
-            "seeds": figures.seed_spread(group, folder / f"{stem}seeds"),
-            "training": figures.training([e for e, _ in members], folder / f"{stem}training"),
-            "multiverse": figures.flipped_curves(group.multiverse, group.title, folder / f"{stem}multiverse"),
+        its = {
+            "pareto": partial(figures.pareto, entry, points),
+            "tau_curve": partial(figures.tau_curve, entry, points),
+            "rho_heatmap": partial(figures.heatmap, entry, ours),
+            "rho_null": partial(figures.null_scatter, entry, ours),
+            "categories": partial(figures.category_bars, group),
+            "seeds": partial(figures.seed_spread, group),
+            "training": partial(figures.training, [e for e, _ in members]),
+            "multiverse": partial(figures.flipped_curves, group.multiverse, group.title),
         }
-        pictures[index] = {
-            name: next(p for p in its if p.suffix == ".png") for name, its in made.items() if its
-        }
-        drawn += [path for its in made.values() for path in its]
-    return pictures, drawn
+        wanted |= {(index, name): partial(drawing, folder / f"{stem}{name}") for name, drawing in its.items()}
+    made = dict(zip(wanted, at_once(list(wanted.values())), strict=True))
+    pictures: dict[int, dict[str, Path]] = {index: {} for index in range(len(groups))}
+    for (index, name), paths in made.items():
+        pictures[index].update((name, path) for path in paths if path.suffix == ".png")
+    return pictures, [path for paths in made.values() for path in paths]
 
 
 def _distinct(entries: list[Entry]) -> None:

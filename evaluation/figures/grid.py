@@ -93,7 +93,7 @@ def heatmap(entry: Entry, point: Point | None, stem: Path) -> list[Path]:
         ax = axes[0][0]
         ax.grid(False)
         image = ax.imshow(values, cmap="cividis", aspect="auto", interpolation="nearest")
-        for name in selected & set(where):
+        for name in sorted(selected & set(where)):
             y, x = where[name]
             ax.add_patch(
                 Rectangle((x - 0.43, y - 0.43), 0.86, 0.86, fill=False, edgecolor="#D55E00", linewidth=2.0)
