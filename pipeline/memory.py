@@ -137,22 +137,31 @@ def _backward(shape: Shape, fit: Fit, device: Device) -> int:
 
 
 def transformers(
-    shape: Shape, *, dtype: str, batch: int, prompt: int, new: int, lora: int = 0, device: Device = "cpu"
+    shape: Shape,
+    *,
+    dtype: str,
+    batch: int,
+    prompt: int,
+    new: int,
+    lora: int = 0,
+    device: Device = "cpu",
+    stored: str | None = None,
 ) -> Need:
-    """Generation by plain transformers. lora: bytes of the adapter."""
+    """Generation by plain transformers. lora: bytes of the adapter. stored: the checkpoint's format, where it is another:
+    while it is converted both are there, on a CPU more than what generation adds later."""
     b, length = BYTES[dtype], prompt + new
     wide = shape.num_attention_heads * shape.head_dim
     mlp = 3 * shape.intermediate_size * b
-    return Need(
-        {
-            "weights": b * shape.parameters,
-            "LoRA": lora,
-            "KV cache": batch * length * kv_bytes(shape, dtype),
-            "logits": 4 * batch * new * shape.vocab_size,  # all are held until the batch is done
-            "working": batch * prompt * (mlp + b * (wide + 2 * shape.hidden_size)),
-            "libraries": LIBRARIES["transformers", device],
-        }
-    )
+    later = {
+        "LoRA": lora,
+        "KV cache": batch * length * kv_bytes(shape, dtype),
+        "logits": 4 * batch * new * shape.vocab_size,  # all are held until the batch is done
+        "working": batch * prompt * (mlp + b * (wide + 2 * shape.hidden_size)),
+    }
+    copied = BYTES[stored] * shape.parameters if stored not in (None, dtype) and device == "cpu" else 0
+    loading = max(0, copied - sum(later.values()))
+    weights, libraries = b * shape.parameters, LIBRARIES["transformers", device]
+    return Need({"weights": weights, **later, "loading": loading, "libraries": libraries})
 
 
 def kv_bytes(shape: Shape, dtype: str) -> int:

@@ -135,6 +135,7 @@ def needs(x: Experiment) -> dict[str, Need]:
             new=new,
             lora=lora,
             device=device(x),
+            stored="bfloat16",
         )
     found["merge"] = found["similarity"] = memory.merging(shape, "bfloat16")
     return found

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from evaluation.guard_format import GuardFormat
+
 STEPS, BATCH, WORDS = 40, 4, 16
 
 
-def trained(model: Any, tokenizer: Any) -> Any:
-    """The model, after the bundled labelled pairs: `safe`, or `unsafe` and a hazard's number, and its stop token.
+def trained(model: Any, tokenizer: Any, guard: GuardFormat) -> Any:
+    """The model, after the bundled labelled pairs: the guard's word for safe or unsafe, and its stop token.
+
+    Llama-Guard opens with two newlines and names the hazard; ShieldGemma is asked about one of its policies at a time.
 
     It reads what the judge stage lets a guard read. Only the layers learn: embeddings and head are nearly all the weights.
     """
@@ -31,10 +35,12 @@ def trained(model: Any, tokenizer: Any) -> Any:
     for step in range(STEPS):
         examples = []
         for row in rows[step * BATCH % len(rows) :][:BATCH]:
-            answer = f"\n\n{guard_answer(row.label, row.category)}"
+            llama = isinstance(guard, LlamaGuard)
+            answer = f"\n\n{guard_answer(row.label, row.category)}" if llama else guard.words[row.label]
+            questions = guard_ids(tokenizer, guard, None, _short(row.prompt), _short(row.response))
             examples.append(
                 (
-                    guard_ids(tokenizer, LlamaGuard(), None, _short(row.prompt), _short(row.response))[0],
+                    questions[step % len(questions)],
                     [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id],
                 )
             )

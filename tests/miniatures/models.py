@@ -175,7 +175,7 @@ ALL = (
         stops=(128001, 128008, 128009),
         beside=PTH,
     ),
-    Miniature("google/shieldgemma-9b", GEMMA2, "gemma2", chat="gemma2", stops=(1, 107)),
+    Miniature("google/shieldgemma-9b", GEMMA2, "gemma2", chat="shield", stops=(1, 107)),
 )
 BY_ID = {its.id: its for its in ALL}
 

@@ -10,12 +10,17 @@ from typing import Any
 
 import yaml
 
+from evaluation.guard_format import GuardFormat, LlamaGuard, ShieldGemma
 from tests.hub.server import Repository
 from tests.miniatures import guard, models, tokenizers
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIES = ROOT.parent / "shared" / "datasets"
-GUARDS = ("meta-llama/Llama-Guard-3-8B", "meta-llama/Llama-Guard-3-1B")
+GUARDS: dict[str, GuardFormat] = {
+    "meta-llama/Llama-Guard-3-8B": LlamaGuard(),
+    "meta-llama/Llama-Guard-3-1B": LlamaGuard(),
+    "google/shieldgemma-9b": ShieldGemma(),
+}
 
 
 def _commit(name: str) -> str:
@@ -51,7 +56,7 @@ def _guard(its: models.Miniature, root: Path) -> Any:
     folder.mkdir(parents=True)
     tokenizers.write(folder, its.family, aligned=True, chat=its.chat)
     (folder / "config.json").write_text(json.dumps(its.config))
-    return guard.trained(models.random_model(its), AutoTokenizer.from_pretrained(folder))
+    return guard.trained(models.random_model(its), AutoTokenizer.from_pretrained(folder), GUARDS[its.id])
 
 
 def data_sets(root: Path) -> list[Repository]:

@@ -2,7 +2,7 @@
 
 Vocabularies, merges and special tokens are the models' own (`requirements/tokenizers.sh`), with two exceptions: Qwen-2 and
 Qwen-2.5 have Qwen-3's less its later control tokens, which is theirs, and ShieldGemma has Gemma-3's for Gemma-2's.
-Templates of Llama-3.1, Qwen-2.5 and Gemma-2 are those that TRL ships; the others are written here in the models' formats.
+Templates of Llama-3.1 and Qwen-2.5 are those that TRL ships; the others are written here in the models' formats.
 """
 
 from __future__ import annotations
@@ -51,8 +51,14 @@ GUARD_1B = _GUARD.format(
     content="{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}"
     "{{ part['text'] | trim }}{% endfor %}"
 )
-BY_TRL = {"llama3.1": "llama3_1", "qwen2.5": "qwen2_5", "gemma2": "gemma"}
-OWN = {"llama2": LLAMA2, "qwen2": QWEN2, "guard-8b": GUARD_8B, "guard-1b": GUARD_1B}
+#: In ShieldGemma's format: both turns, one policy, and a question that opens no turn of the model's.
+SHIELD = (
+    "{{ bos_token + 'Does the last turn break the policy?\n\n<start_of_turn>\n' }}{% for message in messages %}"
+    "{{ ('Human Question: ' if message['role'] == 'user' else 'Chatbot Response: ') + message['content'].strip() + '\n' }}"
+    "{% endfor %}{{ '<end_of_turn>\n\n* ' + guideline + '\n\nAnswer Yes or No, then say why.\n\n' }}"
+)
+BY_TRL = {"llama3.1": "llama3_1", "qwen2.5": "qwen2_5"}
+OWN = {"llama2": LLAMA2, "qwen2": QWEN2, "guard-8b": GUARD_8B, "guard-1b": GUARD_1B, "shield": SHIELD}
 
 
 def available(family: str) -> bool:

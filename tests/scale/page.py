@@ -17,7 +17,7 @@ from typing import Any
 from evaluation.tables import Table, markdown
 from pipeline.memory import GIB
 from tests.scale.paths import PATHS, REMAINING
-from tests.scale.peaks import SHAPES, UNEXPLAINED, Case, compared, error_of
+from tests.scale.peaks import SHAPES, Case, compared, error_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "scale"
 HEAD = """# At the paper's scale
@@ -116,14 +116,14 @@ def memory(found: Mapping[str, Any]) -> str:
         abs(error_of(Case(**{**r["case"], "targets": tuple(r["case"]["targets"])}), r))
         for r in found["cases"]
     ]
-    unexplained = (
-        "Generation by transformers in bfloat16 on a CPU takes more than the model says; what for was not found. "
-        if any((row["case"]["stage"], row["case"]["dtype"]) in UNEXPLAINED for row in found["cases"])
-        else ""
-    )
     without = (
         "Of rows with a star the weights are in neither number: other threads had loaded them. "
         if any(not row.get("weights") and row["case"]["devices"] == 1 for row in found["cases"])
+        else ""
+    )
+    packed = (
+        "Of vLLM's the layers' weights are in neither number: on a CPU it packs them anew, out of torch's sight. "
+        if any(row["case"]["stage"] == "vllm" for row in found["cases"])
         else ""
     )
     before = [row["before"] / GIB for row in found["cases"] if row["before"]]
@@ -137,7 +137,7 @@ def memory(found: Mapping[str, Any]) -> str:
         f"{100 * max(errors):.0f} %, {len({row['case']['shape'] for row in found['cases']})} shapes. On a GPU "
         f"nothing of it "
         "was measured: fused attention and loss are counted there as their authors describe them, and the libraries are a "
-        f"guess. {without}{unexplained}Measured {found['created'][:10]} at commit {str(found['git']['commit'])[:10]}."
+        f"guess. {without}{packed}Measured {found['created'][:10]} at commit {str(found['git']['commit'])[:10]}."
     )
     return f"## Memory: the model against measured peaks\n\n{markdown(table)}\n\n{note}"
 

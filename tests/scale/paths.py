@@ -52,6 +52,7 @@ PATHS = (
     Path("generation: several servers, busy ones, keys", "loopback", (f"{UNIT}server_engine.py",)),
     Path("judge: a guard behind servers", "loopback", (f"{UNIT}server_engine.py::test_a_guard",)),
     Path("judge: what a guard reads, ShieldGemma's policies", "one process", (f"{UNIT}guard_reads.py",)),
+    Path("judge: ShieldGemma, fetched, served, read and reported", "miniature", (f"{SCALE}shieldgemma.py",)),
     Path(
         "jobs: joblib, 8 on 2 workers",
         "two processes",

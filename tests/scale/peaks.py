@@ -48,11 +48,6 @@ SHAPES = {
 }
 
 
-#: Stage and precision of which the model is known to say too little, and why is not: on a CPU in bfloat16, torch allocates
-#: some 50 MiB for each prompt of a batch that no term accounts for.
-UNEXPLAINED = {("transformers", "bfloat16")}
-
-
 @dataclass(frozen=True)
 class Case:
     """One stage on one shape."""
@@ -95,6 +90,7 @@ class Case:
                 prompt=self.length - self.new,
                 new=self.new,
                 lora=lora,
+                stored="float16",
             )
         return memory.engine(
             its,
@@ -153,8 +149,12 @@ def error_of(case: Case, row: dict[str, Any]) -> float:
 
 
 def compared(case: Case, row: dict[str, Any]) -> int:
-    """What the model says of what was measured. Weights that were loaded by other threads are not in torch's count."""
-    need = case.need()
+    """What the model says of what was measured. Weights that were loaded by other threads are not in torch's count, nor
+    are those of layers that vLLM has packed anew for a CPU."""
+    need, its = case.need(), SHAPES[case.shape]
+    if case.stage == "vllm":
+        read = its.vocab_size * its.hidden_size * (1 if its.tie_word_embeddings else 2)
+        return need.model - memory.BYTES[case.dtype] * (its.parameters - read)
     if case.devices > 1:
         return need.total
     return need.model if row.get("weights") else need.model - need.terms["weights"]
