@@ -1,4 +1,4 @@
-"""One point of a sweep in a process of its own: merge, load the engine, generate. See `tests.benchmarks.sweep`."""
+"""One point of a sweep in a process of its own, as the authors' script goes about it. See `tests.benchmarks.sweep`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,24 @@ from typing import Any
 START = time.monotonic()
 
 
+def as_the_authors(order: dict[str, Any]) -> None:
+    """Both models and both adapters in memory, rho by dense matrices, PEFT's weighted sum of the adapters."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from safemerge.adapters import load_adapter
+    from tests.benchmarks.dense import dense_table
+
+    base, aligned = (AutoModelForCausalLM.from_pretrained(order[name]) for name in ("base", "model"))
+    both = PeftModel.from_pretrained(aligned, order["task"], adapter_name="task")
+    both.load_adapter(order["safety"], "safety")
+    dense_table(Path(order["base"]), Path(order["model"]), load_adapter(Path(order["task"])))
+    both.add_weighted_adapter(["task", "safety"], [0.8, 0.2], "merged", "linear")
+    del base, both
+
+
 def main(order: dict[str, Any]) -> None:
-    """Print seconds until the engine was ready, tokens, and the replies."""
+    """Print seconds until the merge was done and until the engine was ready, tokens, and the replies."""
     import psutil
     from transformers import AutoTokenizer
 
@@ -25,13 +41,15 @@ def main(order: dict[str, Any]) -> None:
     started = (
         time.time() - psutil.Process().create_time() - (time.monotonic() - START)
     )  # before this file ran
-    repair_adapter(
+    as_the_authors(order)
+    repair_adapter(  # what is served: the same on both sides
         task=order["task"],
         safety=order["safety"],
         selected=order["selected"],
         repair=Repair(**order["repair"]),
         output=order["output"],
     )
+    merged = started + time.monotonic() - START
     tokenizer = AutoTokenizer.from_pretrained(order["model"])
     requests = [
         engine.Request(
@@ -58,6 +76,7 @@ def main(order: dict[str, Any]) -> None:
     print(
         json.dumps(
             {
+                "merged_s": merged,
                 "ready_s": ready,
                 "tokens": sum(reply.tokens for reply in replies),
                 "replies": {reply.key: reply.text for reply in replies},

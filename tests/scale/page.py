@@ -147,8 +147,10 @@ def sweep(found: Mapping[str, Any]) -> str:
     points = found["points"]
     table = Table("", ["", "One engine for all", "A process and an engine each"])
     parts = "; ".join(f"{name} {seconds:.0f}" for name, seconds in found["shared_stages_s"].items())
+    loading = found["apart_ready_s"] - found["apart_merged_s"]
     apart = (
-        f"{found['apart_ready_s']:.1f} until the engine is ready, {found['apart_generation_s']:.1f} after it"
+        f"{found['apart_merged_s']:.1f} until it has merged, {loading:.1f} until the engine is ready, "
+        f"{found['apart_generation_s']:.1f} after it"
     )
     table.add(f"{points} points, s", f"{found['shared_s']:.0f}", f"{found['apart_s']:.0f}")
     table.add("a point, s", f"{found['shared_s'] / points:.1f}", f"{found['apart_s'] / points:.1f}")
