@@ -156,16 +156,17 @@ def sweep(found: Mapping[str, Any]) -> str:
     table.add("a point, s", f"{found['shared_s'] / points:.1f}", f"{found['apart_s'] / points:.1f}")
     table.add("of which, s", parts + " (all points)", apart + " (a point)")
     met = "met" if found["ratio"] >= found["bar"] else "**missed**"
-    gain = found["apart_generation_s"]
-    many = 8.0  # times as many prompts
+    many, gain = (
+        8.0,
+        found["shared_stages_s"]["generation"] / points,
+    )  # times as many prompts; what a point generates in
     ratio = (found["apart_s"] / points + (many - 1) * gain) / (found["shared_s"] / points + (many - 1) * gain)
     note = (
         f"smollm2-135m, {found['prompts']} prompts a point, {found['tokens']} tokens in all; "
         f"{100 * found['same_replies']:.0f} % of the replies are the same on both sides. **{found['ratio']:.1f} times less "
         f"time**, bar {found['bar']:g}: {met}. What is saved is a start for each point, so the ratio falls as "
-        f"prompts are added: "
-        f"with {many:.0f} times as many it would be about {ratio:.1f} (extrapolated, generation growing alike "
-        f"on both sides). "
+        f"prompts are added: with {many:.0f} times as many it would be {ratio:.1f} or more (generation growing in "
+        f"proportion on both sides; larger batches grow less). "
         f"Load average at the end {found['load_average']:.1f}. Measured {found['created'][:10]} at commit "
         f"{str(found['git']['commit'])[:10]} by `python -m tests.benchmarks.sweep`; a run's own report has "
         f"its cost per point."
