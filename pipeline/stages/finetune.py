@@ -24,6 +24,7 @@ from pipeline.steps import ACCUMULATION, CHECKPOINTING, PER_DEVICE
 from pipeline.unkeyed import Share
 from pipeline.worker import Job
 from safemerge.errors import UserError
+from safemerge.peft_config import CONFIG
 
 
 def load_pairs(inputs: dict[str, Path]) -> list[tuple[str, str]]:
@@ -201,10 +202,20 @@ def train(job: Job, share: tuple[int, int]) -> None:
         return
     job.count_tokens(round(trainer.state.epoch * sum(len(e.input_ids) for e in encoded)))
     trainer.model.save_pretrained(job.output, state_dict=whole)
+    in_order(job.output / CONFIG)
     log = [row for row in trainer.state.log_history if "loss" in row]
-    (job.output / LOG).write_text("".join(json.dumps(row) + "\n" for row in log))
+    # Sorted: rows that were read from a checkpoint have their names in another order.
+    (job.output / LOG).write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in log))
     Labels(len(encoded), len(pairs) - len(encoded), tokenizer.eos_token, labels).write(job.output)
     shutil.rmtree(job.output / "checkpoints", ignore_errors=True)
+
+
+def in_order(path: Path) -> None:
+    """Sort the modules that an adapter's config names: PEFT writes a set, in an order that no two processes share."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 @contextlib.contextmanager
