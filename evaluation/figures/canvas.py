@@ -44,3 +44,13 @@ def figure(
             fig.savefig(path, metadata=metadata)
             paths.append(path)
             fig.set_layout_engine("none")  # laid out once; the second file has the same places
+
+
+def legend_below(fig: Any, most: int, *labelled: Any, **options: Any) -> None:
+    """A legend below the axes, in as many columns as fit the figure's width, `most` at most."""
+    renderer = fig.canvas.get_renderer()
+    for columns in range(most, 0, -1):
+        legend = fig.legend(*labelled, loc="outside lower center", ncols=columns, **options)
+        if columns == 1 or legend.get_window_extent(renderer).width <= fig.bbox.width:
+            return
+        legend.remove()

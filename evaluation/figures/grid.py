@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from evaluation.choosing import Chosen, first_of, rate_of
-from evaluation.figures.canvas import figure
+from evaluation.figures.canvas import figure, legend_below
 from evaluation.results import Entry, Point
 from safemerge.selection import of_null
 from safemerge.table import read_table
@@ -194,12 +194,7 @@ def tau_curve(entry: Entry, chosen: Chosen, stem: Path) -> list[Path]:
         unit = ", in units of each module's null" if in_nulls else ""
         bottom.set_xlabel(f"τ{unit} (the grey line is the selected one)")
         bottom.set_ylim(bottom=0)
-        fig.legend(
-            *top.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=min(6, len(alphas) + 2),
-            fontsize=8.5,
-        )
+        legend_below(fig, min(6, len(alphas) + 2), *top.get_legend_handles_labels(), fontsize=8.5)
     return paths
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from evaluation.analysis import Group
-from evaluation.figures.canvas import figure
+from evaluation.figures.canvas import figure, legend_below
 from evaluation.headline import HeadlineRow
 from evaluation.results import Entry
 from evaluation.sections import FEWEST, large_categories
@@ -52,7 +52,7 @@ def category_bars(group: Group, stem: Path) -> list[Path]:
         ax.set_title(
             f"Harm by category ({group.model}, {group.task}, {group.prompts})", loc="left", fontsize=10
         )
-        fig.legend(loc="outside lower center", ncols=min(4, len(names)), fontsize=8.5)
+        legend_below(fig, min(4, len(names)), fontsize=8.5)
     return paths
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from evaluation.attack import Cell, Sweep
-from evaluation.figures.canvas import figure
+from evaluation.figures.canvas import figure, legend_below
 
 
 def draw(sweep: Sweep, stem: Path) -> list[Path]:
@@ -61,7 +61,7 @@ def draw(sweep: Sweep, stem: Path) -> list[Path]:
         right.set_ylabel(f"Harm: {sweep.harm} (%)")
         right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
         right.set_title("Harm over utility, a point per setting", loc="left", fontsize=10)
-        fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
+        legend_below(fig, 4, *right.get_legend_handles_labels(), fontsize=8.5)
         fig.suptitle(sweep.title, x=0.01, ha="left", fontsize=10)
     return paths
 
