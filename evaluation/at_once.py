@@ -4,32 +4,60 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
-_work: Sequence[Callable[[], Any]] = ()
 
 
 def at_once(work: Sequence[Callable[[], T]]) -> list[T]:
     """What each piece returns, in their order; copies of this process do them, a core each.
 
     One after the other where a copy would not be safe or not be cheap: beside other threads, which may hold a lock, with
-    torch loaded, and on systems that copy no process.
+    torch loaded, and on systems that copy no process. A copy ends with this call, however that ends; should this process be
+    killed, it ends with its work, without a word.
+
+    Raises:
+        Exception: that of a piece; RuntimeError where a copy died without one.
     """
-    global _work
     cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(work), 8)
     if cores < 2 or threading.active_count() > 1 or "torch" in sys.modules:
         return [piece() for piece in work]
-    _work = work
+    fork, copies, found = multiprocessing.get_context("fork"), [], [cast(Any, None)] * len(work)
     try:
-        with multiprocessing.get_context("fork").Pool(cores) as pool:
-            return pool.map(_piece, range(len(work)), chunksize=1)
+        for number in range(cores):
+            ours, theirs = fork.Pipe(duplex=False)
+            copies.append((fork.Process(target=_carry_out, args=(work[number::cores], theirs)), ours))
+            copies[-1][0].start()
+            theirs.close()
+        for number, (_, stream) in enumerate(copies):
+            try:
+                results = stream.recv()
+            except EOFError as error:
+                raise RuntimeError("a copy of this process was killed") from error
+            if isinstance(results, Exception):
+                raise results
+            found[number::cores] = results
     finally:
-        _work = ()
+        for process, stream in copies:
+            stream.close()
+            process.kill()
+            process.join()
+    return cast(list[T], found)
 
 
-def _piece(number: int) -> Any:
-    return _work[number]()
+def _carry_out(work: Sequence[Callable[[], Any]], results: Connection) -> None:
+    """In the copy: its handlers are the system's own, not this program's, and it says nothing but what came of the work."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            results.send([piece() for piece in work])
+        except Exception as error:
+            results.send(error)
+    finally:
+        os._exit(0)

@@ -44,12 +44,13 @@ class _Handler:
 
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
+        self.number: int | None = None  # of the first signal
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.timer is not None:
             _end_all()
             return
-        self.timer = threading.Timer(LIMIT, self.give_up, (number,))
+        self.number, self.timer = number, threading.Timer(LIMIT, self.give_up, (number,))
         self.timer.daemon = True
         self.timer.start()
         raise Ended(number)
@@ -89,8 +90,9 @@ def _end_all() -> None:
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Signals raise `Ended` inside the block. Nested blocks, and those outside the main thread, change nothing.
+    """Signals raise `Ended` inside the block, and an error after one becomes that ending.
 
+    Nested blocks, and those outside the main thread, change nothing.
     SIGINT and SIGTERM are handled even if a parent shell has ignored them, as it does for background jobs. SIGHUP stays
     ignored where it was: that is what `nohup` asks for. A handler that somebody else installed (submitit's, which puts
     preempted jobs back into Slurm's queue) stays, too.
@@ -106,6 +108,10 @@ def handled() -> Iterator[None]:
             before[number] = signal.signal(number, handler)
     try:
         yield
+    except Exception as error:
+        if handler.number is not None:  # what was interrupted made an error of it, or broke in the middle
+            raise Ended(handler.number) from error
+        raise
     finally:
         handler.cancel()
         for number, previous in before.items():

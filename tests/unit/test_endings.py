@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from pipeline import store as store_module
+from pipeline.__main__ import guarded
 from pipeline.processes import alive
 from pipeline.store import Step, Store
+from safemerge.errors import UserError
 from tests.fake_stage import install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,3 +212,16 @@ def test_a_job_of_a_multirun_leaves_with_the_main_process_that_started_it(job: s
     finally:
         if alive(child):
             child.kill()
+
+
+@pytest.mark.parametrize("number", list(WORD))
+def test_an_error_that_a_signal_has_led_to_is_its_ending(number: signal.Signals) -> None:
+    """A library that is interrupted in the middle may make an error of it."""
+
+    def broken() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as error:
+            raise UserError("") from error
+
+    assert guarded(broken) == 128 + number

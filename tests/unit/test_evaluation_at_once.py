@@ -15,6 +15,8 @@ from evaluation.at_once import at_once
 from tests.unit.synthetic_run import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+several = pytest.mark.skipif(CORES < 2, reason="one core: nothing is done at once")
 TOLD = """
 import json, os
 from functools import partial
@@ -34,11 +36,39 @@ def run(*command: str, seed: int = 0) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing is done at once")
+@several
 def test_in_copies_in_their_order() -> None:
     own, found = json.loads(run("-c", TOLD))
     assert [n for n, _ in found] == list(range(6))
     assert own not in {process for _, process in found}
+
+
+@several
+def test_a_copy_takes_neither_signals_nor_words_from_this_program() -> None:
+    """Ended by a signal it leaves as the system has it; without anyone to tell, it is silent."""
+    told = """
+import os, signal, sys, time
+from functools import partial
+from evaluation.at_once import at_once
+signal.signal(signal.SIGTERM, lambda *_: sys.stderr.write("handled"))
+def piece():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+try:
+    at_once([piece, piece])
+except RuntimeError as error:
+    print(error)
+def orphan(n):
+    if n == 0:
+        os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1)
+at_once([partial(orphan, n) for n in range(2)])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", told], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-9, "a copy of this process was killed\n", "")
 
 
 def test_one_after_the_other_where_torch_is_loaded() -> None:
