@@ -136,8 +136,8 @@ def attempt(
             break
         time.sleep(POLL_S)
     victim = None if main.poll() is not None else chosen(main, target) or chosen(main, target := "main")
-    if victim is None:
-        return None if main.returncode == 0 else _ended(place, main, watch, said)
+    if victim is None:  # it has ended, or does so now
+        return None if main.wait() == 0 else _ended(place, main, watch, said)
     members = place.members()
     try:
         victim.send_signal(number)
