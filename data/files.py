@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def csv_rows(text: str, path: Path, plausible: Callable[[Row], bool] | None = No
                 why = "one is missing" if few else "put texts that hold a comma into double quotes"
                 raise UserError(
                     f"{path}, line {reader.line_num} has {len(cells)} cells for the {len(header)} columns "
-                    f"{', '.join(header)}: {why}"
+                    f"{listed(header)}: {why}"
                 )
             found.append(rows[0])
     except csv.Error as error:
@@ -185,6 +185,12 @@ def shown(value: Any) -> str:
     """A value in an error's line: short."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in an error's line: the first ones, where a file has very many or very long ones."""
+    text = ", ".join(map(str, names))
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def text(row: Mapping[str, Any], column: str, *, empty: bool = False) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.files import text, text_of
+from data.files import listed, text, text_of
 from data.github import BIANCHI, BIANCHI_COMMIT, GithubFile
 from data.schema import Item, each
 from safemerge.errors import UserError
@@ -67,7 +67,7 @@ def _value(row: dict[str, Any], columns: tuple[str, ...]) -> str:
     for column in columns:
         if row.get(column):
             return text({**row, column: str(row[column])} if isinstance(row[column], int) else row, column)
-    raise ValueError(f"none of the columns {', '.join(columns)} has a text, only {', '.join(map(str, row))}")
+    raise ValueError(f"none of the columns {', '.join(columns)} has a text, only {listed(row)}")
 
 
 def label(row: dict[str, Any], name: str) -> str:
@@ -103,7 +103,7 @@ def from_columns(found: dict[str, Any]) -> list[dict[str, Any]]:
     tags = found.get("tags") or ["" for _ in texts or ()]
     if not isinstance(texts, list) or not isinstance(tags, list) or len(texts) != len(tags):
         raise UserError(
-            f"an object of lists needs instructions, and as many tags if any; this one has {', '.join(found)}"
+            f"an object of lists needs instructions, and as many tags if any; this one has {listed(found)}"
         )
     return [{"instruction": text, "tag": tag or "none"} for text, tag in zip(texts, tags, strict=True)]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from data.files import json_lines
+from data.files import json_lines, listed
 from safemerge.errors import UserError
 
 Row = TypeVar("Row")
@@ -119,7 +119,7 @@ def each(rows: Iterable[dict[str, Any]], one: Callable[[int, dict[str, Any]], Ro
             found.append(one(i, row))
         except KeyError as error:
             raise UserError(
-                f"row {i + 1} has no column {error.args[0]}, but {', '.join(map(str, row)) or 'none'}; "
+                f"row {i + 1} has no column {error.args[0]}, but {listed(row) or 'none'}; "
                 "rows must be in the original's schema"
             ) from error
         except ValueError as error:

@@ -111,6 +111,10 @@ def read_table(path: Path | str, *, only_known: bool = False) -> list[ModuleRow]
 
 
 def _row(record: dict[str, str]) -> ModuleRow:
+    if (
+        None in record or None in record.values()
+    ):  # as csv has it where a row is longer or shorter than the header
+        raise ValueError("a row has other cells than the header")
     return ModuleRow(
         module=record["module"],
         layer=int(record["layer"]) if record["layer"] else None,

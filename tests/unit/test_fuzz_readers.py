@@ -74,6 +74,8 @@ FIELDS = ["question", "answer", "pubid", "context", "CONTEXTS", "LABELS", "final
 
 @given(objects(FIELDS), st.sampled_from([".csv", ".json", ".jsonl"]), st.sampled_from(SETS))
 @example(DEEP, ".json", "gsm8k")
+@example(b"a" * 2000 + b",b\n1\n", ".csv", "advbench")
+@example(b"[{" + b'"' + b"a" * 2000 + b'": 1}]', ".json", "advbench")
 @FUZZED
 def test_any_data_file(tmp_path: Path, content: bytes, suffix: str, name: str) -> None:
     path, dataset = tmp_path / f"test{suffix}", KNOWN[name]
@@ -125,6 +127,8 @@ def test_any_rest_of_an_interrupted_stage(tmp_path: Path, content: bytes) -> Non
 
 @given(st.lists(st.lists(CELLS | st.floats().map(str), max_size=11).map(",".join), max_size=4))
 @example(["m,0,q,0.5,1,1,1,1,1,\x00"])
+@example([",,,0.0,,,1,0.0,0.0"])
+@example(["m,0,q,0.5,1,1,1,1,1,,more"])
 @FUZZED
 def test_any_similarity_table(tmp_path: Path, rows: list[str]) -> None:
     path = tmp_path / "similarity.csv"
