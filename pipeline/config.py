@@ -129,8 +129,8 @@ def check(cfg: DictConfig) -> Config:
     except ValidationError as error:
         raise UserError(explain(error, values)) from error
     # From here on the precision is what this machine computes in: it goes into keys, manifests and the report.
-    config.train.dtype = precision.resolve(config.train.dtype)
-    config.generation.dtype = precision.resolve(config.generation.dtype)
+    config.train.dtype = precision.resolve(config.train.dtype, config.model.parameters)
+    config.generation.dtype = precision.resolve(config.generation.dtype, config.model.parameters)
     _check_methods(config)
     for name, benchmark in config.benchmark.items():
         judged = () if benchmark.role == "utility" else ("verdicts",)

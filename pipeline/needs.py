@@ -11,14 +11,13 @@ from pipeline import memory
 from pipeline.judge_settings import HubJudge, Judge, TrainedJudge
 from pipeline.memory import BYTES, Device, Fit, Need
 from pipeline.plan import Experiment
-from pipeline.precision import gpus
+from pipeline.precision import LARGE, gpus
 from pipeline.settings import LocalMember, ScratchMember
 from pipeline.shape import Shape, of_config
 from pipeline.steps import ACCUMULATION, CHECKPOINTING, PER_DEVICE, shared
 
 AT_ONCE = 8  # sequences that an engine must hold at least, to be of use
 PROMPT = 512  # tokens of a prompt, and of what a guard reads around a reply; a guess on the long side
-LARGE = 1e9  # parameters above which a model is for a GPU
 
 
 def device(x: Experiment) -> Device:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline import again, answers, budget, grid, needs, plan
 from pipeline.budget import Budget
-from pipeline.precision import automatic
+from pipeline.precision import LARGE, automatic
 from pipeline.preflight import hub_models, missing
 from pipeline.revisions import data_sets
 from pipeline.store import Step, Store
@@ -91,7 +91,7 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
 def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[str] = ()) -> None:
     """Print the plan; `moving` are the revisions that stand for no known commit."""
     config, known = x.config, steps_by_stage(x, store)
-    large = config.model.parameters > needs.LARGE
+    large = config.model.parameters > LARGE
     spent = budget.budget([(x, budget.work(x))]) if large else None
     table = Table(title=plan.run_name(config), title_justify="left")
     for column in ("stage", "what", "cached", "memory", "time (estimate)"):
@@ -115,7 +115,7 @@ def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[st
     console.print(table)
     if spent is not None:
         console.print(escape(f"in all, with nothing cached: {budget.line(spent)}"))
-    reason = automatic()[1]
+    reason = automatic(config.model.parameters)[1]
     console.print(
         f"precision: training {config.train.dtype}, generation {config.generation.dtype} (here: {reason})"
     )

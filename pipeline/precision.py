@@ -121,22 +121,27 @@ def cuda_capability() -> tuple[int, int] | None:
     return min(found)[:2] if found else None  # type: ignore[return-value]
 
 
-def automatic() -> tuple[str, str]:
+LARGE = 1e9  # parameters above which a model is for a GPU
+
+
+def automatic(parameters: float = 0.0) -> tuple[str, str]:
     """The number format that is fast here, and why, in a few words.
 
     bfloat16 on GPUs from compute capability 8.0 on and on processors with AVX512_BF16, AMX or Arm BF16; float16 on older
-    GPUs; float32 elsewhere.
+    GPUs; float32 elsewhere. A model of so many parameters that it needs a GPU is planned for one where there is none.
     """
     capability = cuda_capability()
     if capability is not None:
         name = f"GPU of compute capability {capability[0]}.{capability[1]}"
         return ("bfloat16", name) if capability >= (8, 0) else ("float16", f"{name}, below 8.0")
+    if parameters > LARGE:
+        return "bfloat16", "no GPU; planned for one that multiplies bfloat16"
     native = sorted(NATIVE_BFLOAT16.intersection(instruction_sets()))
     if native:
         return "bfloat16", f"processor with {', '.join(native)}"
     return "float32", f"no native bfloat16 on this {platform.machine()} processor"
 
 
-def resolve(setting: Any) -> Any:
+def resolve(setting: Any, parameters: float = 0.0) -> Any:
     """The dtype that a setting stands for: `auto` is this machine's, anything else itself."""
-    return automatic()[0] if setting == "auto" else setting
+    return automatic(parameters)[0] if setting == "auto" else setting

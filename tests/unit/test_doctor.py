@@ -60,7 +60,7 @@ def test_a_sound_machine_runs_the_default(
     fake_memory(monkeypatch, 12)
     code, text = screen(capsys)
     assert code == 0 and "the default model can run here" in text
-    assert len(text.splitlines()) <= 30 and max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 32 and max(map(len, text.splitlines())) <= 80
 
 
 def test_the_precision_and_its_minutes_follow_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_the_screen_holds_when_all_is_wrong(
     monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "does not load: " + "libnuma.so.1 " * 9)
     code, text = screen(capsys)
     assert code == 1 and "memory, vLLM" in text
-    assert len(text.splitlines()) <= 30 and max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 32 and max(map(len, text.splitlines())) <= 80
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_more_cores_are_a_stated_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "cores", lambda: 8)
-    monkeypatch.setattr(precision, "automatic", lambda: ("float32", "a test"))
+    monkeypatch.setattr(precision, "automatic", lambda *_: ("float32", "a test"))
     assert doctor.models([])[1].found == "about 4 min (a guess from two cores)"
 
 

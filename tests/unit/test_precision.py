@@ -188,3 +188,13 @@ def test_torch_sees_what_we_see_on_this_machine(monkeypatch: pytest.MonkeyPatch)
         assert ask(ATEN_CPU_CAPABILITY="avx2")[0] == "AVX2"
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
         assert "avx512f" not in precision.instruction_sets() and "avx2" in precision.instruction_sets()
+
+
+def test_a_model_that_needs_a_gpu_is_planned_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop without native bfloat16 said that an 8B model takes a GPU with 39 GiB."""
+    processor(monkeypatch, AVX2)
+    gpus(monkeypatch)
+    assert precision.resolve("auto", 8e9) == "bfloat16" and precision.resolve("auto", 5e8) == "float32"
+    assert precision.resolve("float32", 8e9) == "float32"
+    gpus(monkeypatch, "7.5")
+    assert precision.resolve("auto", 8e9) == "float16"
