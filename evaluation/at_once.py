@@ -31,8 +31,9 @@ def at_once(work: Sequence[Callable[[], T]]) -> list[T]:
     try:
         for number in range(cores):
             ours, theirs = fork.Pipe(duplex=False)
-            copies.append((fork.Process(target=_carry_out, args=(work[number::cores], theirs)), ours))
-            copies[-1][0].start()
+            process = fork.Process(target=_carry_out, args=(work[number::cores], theirs))
+            process.start()
+            copies.append((process, ours))
             theirs.close()
         for number, (_, stream) in enumerate(copies):
             try:

@@ -174,9 +174,8 @@ def settings(config: Config, *, seeds: bool = False) -> str:
     left_out |= {"method": {"__all__": {"display"}}, **({"seed": True} if seeds else {})}
     hashed = config.model_dump(exclude=left_out, by_alias=True)
     for benchmark in hashed["benchmark"].values():
-        if (
-            benchmark["max_tokens"] is None
-        ):  # as before there was such a setting: finished runs keep their names
+        # As before there was such a setting: finished runs keep their names.
+        if benchmark["max_tokens"] is None:
             del benchmark["max_tokens"]
     return digest(hashed)
 

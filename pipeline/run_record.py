@@ -73,9 +73,8 @@ def _harness(store: Store) -> list[tuple[dict[str, Any], Path]]:
     """What lm-evaluation-harness found: manifests and scores, the newest last."""
     found = []
     for path in store.root.glob(f"lm_eval/*/{MANIFEST}"):
-        if (
-            not path.parent.suffix and integrity.damage(path.parent, path) is None
-        ):  # set aside, not finished, or damaged
+        set_aside = path.parent.suffix  # or not finished
+        if not set_aside and integrity.damage(path.parent, path) is None:
             found.append((json.loads(path.read_text(encoding="utf-8")), path.parent / artifacts.SCORES))
     return sorted(found, key=lambda its: str(its[0]["created"]))
 

@@ -111,9 +111,8 @@ def read_table(path: Path | str, *, only_known: bool = False) -> list[ModuleRow]
 
 
 def _row(record: dict[str, str]) -> ModuleRow:
-    if (
-        None in record or None in record.values()
-    ):  # as csv has it where a row is longer or shorter than the header
+    # As csv has it where a row is longer or shorter than the header.
+    if None in record or None in record.values():
         raise ValueError("a row has other cells than the header")
     return ModuleRow(
         module=record["module"],
