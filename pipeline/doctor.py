@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,11 +120,11 @@ def memory() -> Finding:
 
 def disk(folder: Path = Path("outputs")) -> Finding:
     """Free space (GiB) where the artifacts go."""
-    place = folder if folder.exists() else Path.cwd()
+    place, name = (folder, f"at {folder}") if folder.exists() else (Path.cwd(), "in this folder")
     free = shutil.disk_usage(place).free / 2**30
     low = free < NEEDS_DISK_GIB
     remedy = f"keep {NEEDS_DISK_GIB:.0f} GiB free, or give store=DIR on another disk" if low else ""
-    return Finding("disk", f"{free:.0f} GiB free at {place}", remedy)
+    return Finding("disk", f"{free:.0f} GiB free {name}", remedy)
 
 
 def graphics() -> Finding:
@@ -233,7 +233,7 @@ def _short(lack: str) -> str:
 
 
 def models(findings: list[Finding]) -> list[Finding]:
-    """What each MODEL= would take here, or what it lacks; models that lack the same share a line."""
+    """What each MODEL= would take here, or what it lacks."""
     broken = [f.what for f in findings if f.fatal]
     dtype, _ = precision.automatic()
     rows = []
@@ -242,21 +242,40 @@ def models(findings: list[Finding]) -> list[Finding]:
         text = f"about {max(1, round(guess))} min" + ("" if cores() == 2 else " (a guess from two cores)")
         rows.append(Finding(f"MODEL={name}", f"see {', '.join(broken)} first" if broken else text))
     reachable = any(f.what == "model hub" and f.found == "reachable" for f in findings)
-    groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
-    for name, lacks in lacking(reachable).items():
-        # "a GPU with 22 GiB" and "53 GB of disk" are of one kind, whatever the number.
-        kinds = tuple(" ".join(w for w in lack.split() if not w.isdigit()) for lack in lacks)
-        groups.setdefault(kinds, []).append((name, lacks))
-    for kinds, members in groups.items():
-        names = ", ".join(name for name, _ in members)
-        worst = [
-            max(each, key=lambda lack: [int(w) for w in lack.split() if w.isdigit()])
-            for each in zip(*(lacks for _, lacks in members), strict=True)
-        ]
-        verb = "lack" if len(members) > 1 else "lacks"
-        said = f"{names} {verb} {', '.join(worst)}" if kinds else f"{names}: all there"
-        rows.append(Finding("from the hub", said))
-    return [*rows, Finding("", "more on each: make plan MODEL=...")]
+    return [*rows, *from_the_hub(lacking(reachable)), Finding("", "more on each: make plan MODEL=...")]
+
+
+def from_the_hub(lacks: dict[str, list[str]]) -> list[Finding]:
+    """What the hub's models lack: first what all of them do, then each group's own; the largest number stands for all."""
+
+    def kind(lack: str) -> str:  # "a GPU with 22 GiB" and one with 24 are of one kind
+        return " ".join(word for word in lack.split() if not _is_number(word))
+
+    def size(lack: str) -> list[float]:
+        return [float(word) for word in lack.split() if _is_number(word)]
+
+    def largest(kinds: Iterable[str], names: Iterable[str]) -> str:
+        of_kind = [[lack for name in names for lack in lacks[name] if kind(lack) == k] for k in kinds]
+        return ", ".join(max(each, key=size) for each in of_kind)
+
+    shared = set.intersection(*({kind(lack) for lack in each} for each in lacks.values()))
+    rows, groups = [], dict[tuple[str, ...], list[str]]()
+    if shared:
+        in_order = [k for lack in next(iter(lacks.values())) if (k := kind(lack)) in shared]
+        rows.append(f"all lack {largest(in_order, lacks)}")
+    for name, each in lacks.items():
+        groups.setdefault(tuple(k for lack in each if (k := kind(lack)) not in shared), []).append(name)
+    for kinds, names in groups.items():
+        verb = ("also " if shared else "") + ("lack" if len(names) > 1 else "lacks")
+        if kinds:
+            rows.append(f"{', '.join(names)} {verb} {largest(kinds, names)}")
+        elif not shared:
+            rows.append(f"{', '.join(names)}: all there")
+    return [Finding("" if i else "from the hub", row) for i, row in enumerate(rows)]
+
+
+def _is_number(word: str) -> bool:
+    return word.replace(".", "", 1).isdigit()
 
 
 def examine() -> list[Finding]:

@@ -54,6 +54,11 @@ def fake_memory(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
     monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: seen)
 
 
+def fake_disk(monkeypatch: pytest.MonkeyPatch, gb: float = 0.0) -> None:
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, gb * 1e9))
+
+
 def test_a_sound_machine_runs_the_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,21 +120,46 @@ def test_a_gpu_beside_a_cpu_build_of_torch_is_named(monkeypatch: pytest.MonkeyPa
 def test_the_large_models_ask_for_a_gpu(gib: float, lacking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [{"name": "a card", "memory_gib": float(gib), "compute_capability": "9.0"}] if gib else []
     monkeypatch.setattr(preflight, "gpus", lambda: gpus)
-    usage = type(shutil.disk_usage("/"))
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(0, 0, 0))
+    fake_disk(monkeypatch)
     before = os.environ.get("HF_HUB_OFFLINE")
-    lines = [f.found for f in doctor.models([]) if "llama3.1-8b" in f.found]
-    assert len(lines) == 1 and ("a GPU with 21 GiB" in lines[0]) == lacking
-    assert "hub token" in lines[0] and "GB of disk" in lines[0]
+    found = [f.found for f in doctor.models([])]
+    lines = [line for line in found if "llama3.1-8b" in line]
+    assert len(lines) == lacking and all("a GPU with 21 GiB" in line for line in lines)
+    (shared,) = [line for line in found if line.startswith("all lack")]
+    assert "hub token" in shared and "53 GB of disk" in shared
     assert os.environ.get("HF_HUB_OFFLINE") == before
 
 
+@pytest.mark.parametrize(
+    ("lacks", "expected"),
+    [
+        ({"a": [], "b": []}, ["a, b: all there"]),
+        ({"a": ["1 GB"], "b": ["2 GB"]}, ["all lack 2 GB"]),
+        ({"a": ["9.5 GB", "a token"], "b": ["10.5 GB"]}, ["all lack 10.5 GB", "a also lacks a token"]),
+        ({"a": ["8 GB"], "b": [], "c": ["9 GB"]}, ["a, c lack 9 GB", "b: all there"]),
+    ],
+)
+def test_what_all_lack_is_said_once(lacks: dict[str, list[str]], expected: list[str]) -> None:
+    found = doctor.from_the_hub(lacks)
+    assert [f.found for f in found] == expected and found[0].what == "from the hub"
+
+
+@pytest.mark.parametrize(
+    "gb", [0, 49, 52]
+)  # the models' needs lie between: then each group lacks something else
 def test_the_screen_holds_when_all_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gb: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_memory(monkeypatch, 2)
-    monkeypatch.setattr(doctor, "NEEDS_DISK_GIB", 1e9)
+    fake_disk(monkeypatch, gb)
     monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "does not load: " + "libnuma.so.1 " * 9)
+    gpu = {"name": "a card with a long name, first edition", "memory_gib": 2.0, "compute_capability": "9.0"}
+    for place in (precision, preflight):
+        monkeypatch.setattr(place, "gpus", lambda: [gpu])
+    monkeypatch.setattr(precision, "cuda_capability", lambda: None)
+    sets = ["avx", "avx2", "avx512_bf16", "avx512f", "amx_bf16", "avx512_fp16"]
+    monkeypatch.setattr(precision, "instruction_sets", lambda: sets)
+    monkeypatch.setattr(sys, "prefix", "/elsewhere")
     code, text = screen(capsys)
     assert code == 1 and "memory, vLLM" in text
     assert len(text.splitlines()) <= 32 and max(map(len, text.splitlines())) <= 80
