@@ -27,7 +27,7 @@ from pipeline.unkeyed import NOTHING, Unkeyed
 VERSIONS = {
     "prepare": 1,
     "prepare/items": 2,  # of one kind of what a stage makes: the others stay as they are
-    "finetune": 4,
+    "finetune": 5,
     "similarity": 3,
     "merge": 2,
     "generate": 6,
