@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
@@ -59,6 +61,15 @@ def _carry_out(work: Sequence[Callable[[], Any]], results: Connection) -> None:
         try:
             results.send([piece() for piece in work])
         except Exception as error:
-            results.send(error)
+            results.send(_sendable(error))
     finally:
         os._exit(0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or its text where it cannot be copied to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error

@@ -91,3 +91,23 @@ def test_a_report_is_the_same_bytes_whatever_the_order_of_hashes(tmp_path: Path)
         files.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert len(files[0]) > 10 and files[0].keys() == files[1].keys()
     assert [name for name, content in files[0].items() if content != files[1][name]] == []
+
+
+@several
+@pytest.mark.parametrize(
+    "lost", ["def __reduce__(self): raise TypeError", "def __init__(self, a, b): super().__init__(a + b)"]
+)
+def test_an_error_that_cannot_be_copied_says_what_it_was(lost: str) -> None:
+    """Neither one that cannot be written, nor one that cannot be read again."""
+    told = f"""
+from evaluation.at_once import at_once
+class Odd(Exception):
+    {lost}
+def piece():
+    raise Odd("what", "happened")
+try:
+    at_once([piece, piece])
+except RuntimeError as error:
+    print(error)
+"""
+    assert "Odd" in run("-c", told) and "in piece" in run("-c", told)
