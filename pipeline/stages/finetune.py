@@ -98,8 +98,12 @@ def check_targets(modules: Sequence[str], targets: list[str] | str) -> None:
         targets: the names, or a pattern, which PEFT looks at by itself.
 
     Raises:
-        UserError: one of the names is that of no module.
+        UserError: one of the names is that of no module, or of the output layer, whose weights TRL's loss reads directly.
     """
+    if "lm_head" in targets and not isinstance(targets, str):
+        raise UserError(
+            "train.lora.target_modules: TRL trains no LoRA on lm_head, the output layer: leave it out"
+        )
     for target in [] if isinstance(targets, str) else targets:
         if not any(name == target or name.endswith(f".{target}") for name in modules):
             kinds = sorted({name.rpartition(".")[2] for name in modules if name.endswith("_proj")})

@@ -57,6 +57,8 @@ def test_each_target_is_a_module_of_the_model() -> None:
     for wrong in (["q_proj", "q_prj"], ["proj"]):
         with pytest.raises(UserError, match=f"no module {wrong[-1]}; it has q_proj, up_proj"):
             finetune.check_targets(MODULES, wrong)
+    with pytest.raises(UserError, match="no LoRA on lm_head"):
+        finetune.check_targets(MODULES, ["q_proj", "lm_head"])
 
 
 @pytest.mark.parametrize(
