@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -12,6 +11,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
+
+from safemerge.errors import UserError
 
 T = TypeVar("T")
 
@@ -24,7 +25,8 @@ def at_once(work: Sequence[Callable[[], T]]) -> list[T]:
     killed, it ends with its work, without a word.
 
     Raises:
-        Exception: that of a piece; RuntimeError where a copy died without one.
+        UserError, OSError, MemoryError: that of a piece.
+        RuntimeError: any other error of a piece, as text; a copy died without one.
     """
     cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(work), 8)
     if cores < 2 or threading.active_count() > 1 or "torch" in sys.modules:
@@ -61,15 +63,7 @@ def _carry_out(work: Sequence[Callable[[], Any]], results: Connection) -> None:
         try:
             results.send([piece() for piece in work])
         except Exception as error:
-            results.send(_sendable(error))
+            plain = isinstance(error, UserError | OSError | MemoryError)  # others may not survive the way
+            results.send(error if plain else RuntimeError("".join(traceback.format_exception(error))))
     finally:
         os._exit(0)
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error, or its text where it cannot be copied to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error

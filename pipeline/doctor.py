@@ -13,20 +13,18 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 try:
     import psutil
-    from hydra import compose, initialize_config_dir
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline import plan, precision, preflight, provenance
-    from pipeline.config import check as check_config
-    from pipeline.store import Store
+    from pipeline import precision, preflight, provenance
+    from pipeline.lacks import lacking, said
     from pipeline.tracking import has_key
     from safemerge import hub as model_hub
 except ImportError as error:
@@ -205,33 +203,6 @@ def secrets() -> Finding:
     )
 
 
-def lacking(reachable: bool) -> dict[str, list[str]]:
-    """For each model that is not in `MINUTES`, what `make reproduce` would ask for, shortened."""
-    before = os.environ.get("HF_HUB_OFFLINE")
-    if not reachable:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # asked once already: not again for each model
-    try:
-        found = {}
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            for name in sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")):
-                if name not in MINUTES:
-                    x = plan.build(check_config(compose("config", [f"model={name}"])))
-                    lacks = preflight.missing(x, Store(Path(x.config.store)))
-                    found[name] = [_short(lack) for lack in lacks]
-        return found
-    finally:
-        os.environ.pop("HF_HUB_OFFLINE", None)
-        if before is not None:
-            os.environ["HF_HUB_OFFLINE"] = before
-
-
-def _short(lack: str) -> str:
-    """Without names and remedies, which `make plan` gives."""
-    for end in (" (", " for the gated", " in /", ", which"):
-        lack = lack.partition(end)[0]
-    return lack
-
-
 def models(findings: list[Finding]) -> list[Finding]:
     """What each MODEL= would take here, or what it lacks."""
     broken = [f.what for f in findings if f.fatal]
@@ -242,40 +213,9 @@ def models(findings: list[Finding]) -> list[Finding]:
         text = f"about {max(1, round(guess))} min" + ("" if cores() == 2 else " (a guess from two cores)")
         rows.append(Finding(f"MODEL={name}", f"see {', '.join(broken)} first" if broken else text))
     reachable = any(f.what == "model hub" and f.found == "reachable" for f in findings)
-    return [*rows, *from_the_hub(lacking(reachable)), Finding("", "more on each: make plan MODEL=...")]
-
-
-def from_the_hub(lacks: dict[str, list[str]]) -> list[Finding]:
-    """What the hub's models lack: first what all of them do, then each group's own; the largest number stands for all."""
-
-    def kind(lack: str) -> str:  # "a GPU with 22 GiB" and one with 24 are of one kind
-        return " ".join(word for word in lack.split() if not _is_number(word))
-
-    def size(lack: str) -> list[float]:
-        return [float(word) for word in lack.split() if _is_number(word)]
-
-    def largest(kinds: Iterable[str], names: Iterable[str]) -> str:
-        of_kind = [[lack for name in names for lack in lacks[name] if kind(lack) == k] for k in kinds]
-        return ", ".join(max(each, key=size) for each in of_kind)
-
-    shared = set.intersection(*({kind(lack) for lack in each} for each in lacks.values()))
-    rows, groups = [], dict[tuple[str, ...], list[str]]()
-    if shared:
-        in_order = [k for lack in next(iter(lacks.values())) if (k := kind(lack)) in shared]
-        rows.append(f"all lack {largest(in_order, lacks)}")
-    for name, each in lacks.items():
-        groups.setdefault(tuple(k for lack in each if (k := kind(lack)) not in shared), []).append(name)
-    for kinds, names in groups.items():
-        verb = ("also " if shared else "") + ("lack" if len(names) > 1 else "lacks")
-        if kinds:
-            rows.append(f"{', '.join(names)} {verb} {largest(kinds, names)}")
-        elif not shared:
-            rows.append(f"{', '.join(names)}: all there")
-    return [Finding("" if i else "from the hub", row) for i, row in enumerate(rows)]
-
-
-def _is_number(word: str) -> bool:
-    return word.replace(".", "", 1).isdigit()
+    lines = said(lacking(ROOT / "conf", reachable, without=MINUTES))
+    rows += [Finding("" if i else "from the hub", line) for i, line in enumerate(lines)]
+    return [*rows, Finding("", "more on each: make plan MODEL=...")]
 
 
 def examine() -> list[Finding]:

@@ -120,12 +120,16 @@ def training(shape: Shape, fit: Fit, device: Device) -> Need:
 
 
 def _logits(shape: Shape, fit: Fit, device: Device) -> int:
-    """The loss of what has one: when its backward pass begins, log-probabilities and two gradients of them, in float32."""
+    """The loss: logits of the tokens that have one, in place; of several ranks, what TRL's holds of every token.
+
+    That is, when its backward pass begins, log-probabilities and two gradients of them, in float32.
+    """
     tokens = fit.rows * fit.length
     if device == "gpu":  # TRL's fused head
         return TILE
-    read = tokens if fit.devices > 1 else round(tokens * fit.answers)  # of several ranks, every token
-    return read * shape.vocab_size * 3 * 4
+    if fit.devices > 1:
+        return tokens * shape.vocab_size * 3 * 4
+    return round(tokens * fit.answers) * shape.vocab_size * BYTES[fit.dtype]
 
 
 def _backward(shape: Shape, fit: Fit, device: Device) -> int:

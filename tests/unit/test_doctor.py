@@ -16,7 +16,7 @@ import pytest
 from hydra import compose
 from omegaconf import DictConfig
 
-from pipeline import doctor, precision, preflight
+from pipeline import doctor, lacks, precision, preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def composed(name: str, *overrides: str) -> DictConfig:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No import of vLLM, no network, nothing composed twice."""
     monkeypatch.setattr(doctor, "_load_vllm", lambda seconds: "0.32.0")
-    monkeypatch.setattr(doctor, "compose", lambda name, overrides: composed(name, *overrides))
+    monkeypatch.setattr(lacks, "compose", lambda name, overrides: composed(name, *overrides))
     monkeypatch.setattr("safemerge.hub.reachable", lambda **_: False)
     monkeypatch.setattr(preflight, "gpus", list)
     monkeypatch.setattr(precision, "gpus", list)
@@ -128,20 +128,6 @@ def test_the_large_models_ask_for_a_gpu(gib: float, lacking: bool, monkeypatch: 
     (shared,) = [line for line in found if line.startswith("all lack")]
     assert "hub token" in shared and "53 GB of disk" in shared
     assert os.environ.get("HF_HUB_OFFLINE") == before
-
-
-@pytest.mark.parametrize(
-    ("lacks", "expected"),
-    [
-        ({"a": [], "b": []}, ["a, b: all there"]),
-        ({"a": ["1 GB"], "b": ["2 GB"]}, ["all lack 2 GB"]),
-        ({"a": ["9.5 GB", "a token"], "b": ["10.5 GB"]}, ["all lack 10.5 GB", "a also lacks a token"]),
-        ({"a": ["8 GB"], "b": [], "c": ["9 GB"]}, ["a, c lack 9 GB", "b: all there"]),
-    ],
-)
-def test_what_all_lack_is_said_once(lacks: dict[str, list[str]], expected: list[str]) -> None:
-    found = doctor.from_the_hub(lacks)
-    assert [f.found for f in found] == expected and found[0].what == "from the hub"
 
 
 @pytest.mark.parametrize(
