@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -120,10 +119,6 @@ class Meter:
     def reset_peak(self) -> None:
         """Start the peak anew, for one job; the spec's own peak keeps the old one."""
         self.peak = max(self.peak, peak_memory())
-        with contextlib.suppress(
-            AttributeError, OSError
-        ):  # glibc only: give back what the last job was allowed to keep
-            ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):  # Linux only
             Path("/proc/self/clear_refs").write_text("5")
         torch = sys.modules.get("torch")

@@ -92,8 +92,8 @@ def kept_by_layer(shape: Shape, fit: Fit, device: Device) -> int:
     return tokens * per_token
 
 
-def training(shape: Shape, fit: Fit, device: Device) -> Need:
-    """A step of a LoRA's training, AdamW's state included, on each of `fit.devices` devices."""
+def training(shape: Shape, fit: Fit, device: Device, stored: str | None = None) -> Need:
+    """A step of a LoRA's training, AdamW's state included, on each of `fit.devices` devices. stored: see `_loading`."""
     b, tokens = BYTES[fit.dtype], fit.rows * fit.length
     targets = fit.targets if isinstance(fit.targets, str) else list(fit.targets)
     lora = 4 * shape.lora_parameters(fit.rank, targets)
@@ -116,7 +116,17 @@ def training(shape: Shape, fit: Fit, device: Device) -> Need:
         terms["gathered"] = b * max(2 * shape.layer_parameters, ends + shape.layer_parameters)
     elif fit.devices > 1:
         terms["buckets"] = lora  # of gradients, summed over the ranks
+    else:
+        later = sum(terms.values()) - terms["weights"] - terms["libraries"]
+        terms["loading"] = _loading(shape, fit.dtype, device, stored, later)
     return Need(terms)
+
+
+def _loading(shape: Shape, dtype: str, device: Device, stored: str | None, later: int) -> int:
+    """While a checkpoint is converted from another format (`stored`) both are there, on a CPU perhaps more than what comes
+    later."""
+    copied = BYTES[stored] * shape.parameters if stored not in (None, dtype) and device == "cpu" else 0
+    return max(0, copied - later)
 
 
 def _logits(shape: Shape, fit: Fit, device: Device) -> int:
@@ -151,8 +161,7 @@ def transformers(
     device: Device = "cpu",
     stored: str | None = None,
 ) -> Need:
-    """Generation by plain transformers. lora: bytes of the adapter. stored: the checkpoint's format, where it is another:
-    while it is converted both are there, on a CPU more than what generation adds later."""
+    """Generation by plain transformers. lora: bytes of the adapter. stored: see `_loading`."""
     b, length = BYTES[dtype], prompt + new
     wide = shape.num_attention_heads * shape.head_dim
     mlp = 3 * shape.intermediate_size * b
@@ -162,8 +171,7 @@ def transformers(
         "logits": 4 * batch * new * shape.vocab_size,  # all are held until the batch is done
         "working": batch * prompt * (mlp + b * (wide + 2 * shape.hidden_size)),
     }
-    copied = BYTES[stored] * shape.parameters if stored not in (None, dtype) and device == "cpu" else 0
-    loading = max(0, copied - sum(later.values()))
+    loading = _loading(shape, dtype, device, stored, sum(later.values()))
     weights, libraries = b * shape.parameters, LIBRARIES["transformers", device]
     return Need({"weights": weights, **later, "loading": loading, "libraries": libraries})
 

@@ -122,7 +122,7 @@ def engines(x: Experiment, sequences: int | None = None) -> dict[str, Need]:
 def needs(x: Experiment) -> dict[str, Need]:
     """The least that each stage needs on each device, by stage."""
     shape = shape_of(x)[0]
-    found = {"finetune": memory.training(shape, fit(x), device(x)), **engines(x, AT_ONCE)}
+    found = {"finetune": memory.training(shape, fit(x), device(x), "bfloat16"), **engines(x, AT_ONCE)}
     if x.config.generation.backend == "transformers":
         lora = 4 * shape.lora_parameters(2 * x.config.train.lora.r, "all")
         new = max(map(x.config.reply_limit, x.config.benchmark))

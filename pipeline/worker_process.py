@@ -31,13 +31,6 @@ LOOK_S = (
 )
 LEAVING_S = 30.0  # seconds that a worker gets to leave by itself once there is no more work
 
-#: glibc asks the system anew for each tensor of more than 32 MB and gives it back, which for a step's logits is 12,000 page
-#: faults: a twentieth of the time of generating on a CPU. A GLIBC_TUNABLES of the user's stands; musl reads none.
-TUNABLES = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"mmap_threshold": 2**30, "trim_threshold": 2**32, "hugetlb": 1}.items()
-)
-
 _running: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
 
 
@@ -83,11 +76,6 @@ class WorkerProcess:
     """
 
     def __init__(self, log: Path, arguments: Iterable[str] = ()) -> None:
-        environment = {
-            "GLIBC_TUNABLES": TUNABLES,
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        }
         with log.open("a") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.worker", *arguments],
@@ -96,7 +84,7 @@ class WorkerProcess:
                 stderr=sink,
                 text=True,
                 start_new_session=True,
-                env=environment,
+                env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
             )
         self.known: set[psutil.Process] = set()  # what it started, as far as seen
         self.looked = 0.0

@@ -80,7 +80,7 @@ class Case:
     def need(self) -> memory.Need:
         its = SHAPES[self.shape]
         if self.stage == "train":
-            return memory.training(its, self.fit(), "cpu")
+            return memory.training(its, self.fit(), "cpu", stored="float16")
         if self.stage == "transformers":
             lora = 4 * its.lora_parameters(self.rank, list(self.targets))
             return memory.transformers(
