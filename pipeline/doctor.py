@@ -33,7 +33,7 @@ else:
     BROKEN = ""
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Minutes of the first run on two cores after set-up, by precision: whole runs on a processor with AVX512_BF16 (9:14), and
+#: Minutes of the first run on two cores after set-up, by precision: whole runs on a processor with AVX512_BF16 (9:20), and
 #: on it with both libraries held to AVX2 (16:08).
 MINUTES = {"tiny": {"float32": 2, "bfloat16": 2}, "smollm2-135m": {"float32": 17, "bfloat16": 10}}
 NEEDS_GIB, NEEDS_DISK_GIB = 6.0, 10.0
