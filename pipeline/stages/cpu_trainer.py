@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-#: What a model's configuration calls a step between its output layer and the logits (Gemma 2, Granite, Cohere).
-AFTER_THE_OUTPUT_LAYER = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+#: What a model's configuration calls a step between its output layer and the logits (Gemma 2, Granite, Cohere,
+#: Falcon-H1). One under another name would go unseen.
+AFTER_THE_OUTPUT_LAYER = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
 def plain_logits(causal: Any) -> bool:

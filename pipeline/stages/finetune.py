@@ -100,7 +100,7 @@ def check_targets(modules: Sequence[str], targets: list[str] | str) -> None:
     Raises:
         UserError: one of the names is that of no module, or of the output layer, whose weights TRL's loss reads directly.
     """
-    if "lm_head" in targets and not isinstance(targets, str):
+    if not isinstance(targets, str) and any(name.rpartition(".")[2] == "lm_head" for name in targets):
         raise UserError(
             "train.lora.target_modules: TRL trains no LoRA on lm_head, the output layer: leave it out"
         )

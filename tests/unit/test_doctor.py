@@ -130,9 +130,8 @@ def test_the_large_models_ask_for_a_gpu(gib: float, lacking: bool, monkeypatch: 
     assert os.environ.get("HF_HUB_OFFLINE") == before
 
 
-@pytest.mark.parametrize(
-    "gb", [0, 49, 52]
-)  # the models' needs lie between: then each group lacks something else
+# The models' needs lie between: then each group lacks something else.
+@pytest.mark.parametrize("gb", [0, 49, 52])
 def test_the_screen_holds_when_all_is_wrong(
     gb: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
