@@ -26,7 +26,7 @@ class Similarity:
 
 _ROWS = 1024  # as many rows in float64 at a time
 _NEGLIGIBLE = 1e-10  # of the largest squared singular value: below it is what float32 rounds off
-_BLOCK = 1 << 19  # elements, 2 MiB in float32: stays in the cache between uses, worth starting threads for
+_BLOCK = 1 << 20  # elements, 4 MiB in float32: stays in the cache between uses, worth starting threads for
 
 
 def difference(aligned: Tensor, base: Tensor, out: Tensor) -> float:
@@ -34,31 +34,52 @@ def difference(aligned: Tensor, base: Tensor, out: Tensor) -> float:
 
     The result is NaN or infinite if a weight is.
     """
-    blocks = _blocks(out.shape[0], out.shape[1], out.device)
-    return math.sqrt(sum(_sum_of_squares(_subtract(aligned, base, rows, out[rows])) for rows in blocks))
+    blocks = _Blocks(
+        aligned, base, out.device, size=_BLOCK // 2
+    )  # all of V stays in memory here, and this beside it
+    squares = (_sum_of_squares(blocks.write(rows, out[rows]), blocks.spare) for rows in blocks.rows)
+    return math.sqrt(sum(squares))
 
 
-def _blocks(d_out: int, d_in: int, device: torch.device) -> list[slice]:
-    """Rows to work on at a time: on a CPU as many as stay in its cache, elsewhere all."""
-    count = max(1, _BLOCK // max(1, d_in)) if device.type == "cpu" else max(1, d_out)
-    return [slice(start, min(start + count, d_out)) for start in range(0, d_out, count)]
+class _Blocks:
+    """V = aligned - base, some rows at a time: on a CPU as many as stay in its cache, elsewhere all.
+
+    What a block needs beside itself is a second buffer, made once. A temporary of its size for every block is new memory
+    whenever the C library gives large blocks back, and its page faults alone then take as long as both products of rho.
+    """
+
+    def __init__(self, aligned: Tensor, base: Tensor, device: torch.device, size: int = _BLOCK) -> None:
+        self.aligned, self.base, self.device = aligned, base, device
+        d_out, self.d_in = aligned.shape
+        count = max(1, size // max(1, self.d_in)) if device.type == "cpu" else max(1, d_out)
+        self.most = min(count, d_out)
+        self.rows = [slice(start, min(start + count, d_out)) for start in range(0, d_out, count)]
+        self.spare = self.buffer() if device.type == "cpu" else None  # a GPU's memory is kept by torch
+
+    def buffer(self) -> Tensor:
+        """Memory for the largest block."""
+        return torch.empty(self.most, self.d_in, device=self.device)
+
+    def write(self, rows: slice, out: Tensor) -> Tensor:
+        """Some rows of V in out (float32, at least as many), of which the view of just these is returned."""
+        out = out[: rows.stop - rows.start]
+        out.copy_(self.aligned[rows])
+        base = self.base[rows].to(self.device)
+        if self.spare is not None and base.dtype != out.dtype:
+            base = self.spare[: len(out)].copy_(base)
+        out -= base  # done in float32: it is the wider dtype
+        return out
 
 
-def _subtract(aligned: Tensor, base: Tensor, rows: slice, out: Tensor) -> Tensor:
-    """Some rows of V in out (float32), which is returned."""
-    out.copy_(aligned[rows])
-    out -= base[rows].to(out.device)  # done in float32: it is the wider dtype
-    return out
-
-
-def _sum_of_squares(block: Tensor) -> float:
-    """The sum of squares of a block of V; NaN or infinite if an element is.
+def _sum_of_squares(block: Tensor, spare: Tensor | None) -> float:
+    """The sum of squares of a block of V, NaN or infinite if an element is; spare, if there is one, is overwritten.
 
     torch sums float32 in cascades, which is right to 1e-7, and three to ten times as fast as in float64 (a dot
     product or a float32 norm is not: 1e-5). Where squares may have left float32's range, or the block is zero or
     not finite, float64 decides.
     """
-    quick = float(block.square().sum())
+    out = None if spare is None else spare[: len(block)]
+    quick = float(torch.square(block, out=out).sum())
     if 1e-24 < quick < math.inf:
         return quick
     return float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
@@ -95,13 +116,13 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
     norm_task = abs(scaling) * norm
     left = (folded / (norm or 1.0)).float().T
     left = torch.cat([left, null.probes(d_out).to(device)])  # ten times as fast on the left as V^T on a CPU
-    blocks = _blocks(d_out, d_in, device)
-    scratch = torch.empty(blocks[0].stop, d_in, device=device)
+    blocks = _Blocks(aligned, base, device)
+    scratch = blocks.buffer()
     first = torch.zeros(len(left), d_in, device=device)  # (V^T [b Z])^T
     squares = 0.0
-    for rows in blocks:
-        block = _subtract(aligned, base, rows, scratch[: rows.stop - rows.start])
-        squares += _sum_of_squares(block)
+    for rows in blocks.rows:
+        block = blocks.write(rows, scratch)
+        squares += _sum_of_squares(block, blocks.spare)
         first.addmm_(left[:, rows], block)
     norm_v = math.sqrt(squares)
     if not math.isfinite(norm_v):
@@ -114,9 +135,8 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
     right = torch.cat([(first[:k] / (length or 1.0)).T, basis], dim=1)
     second = torch.empty(d_out, right.shape[1], device=device)  # V [p Q]
     torch.mm(block, right, out=second[rows])  # the last block is still there; on a GPU it is all of V
-    for rows in reversed(blocks[:-1]):
-        block = _subtract(aligned, base, rows, scratch)
-        torch.mm(block, right, out=second[rows])
+    for rows in reversed(blocks.rows[:-1]):
+        torch.mm(blocks.write(rows, scratch), right, out=second[rows])
     levels = null.spectrum(second[:, k:], r, norm_v, min(d_out, d_in))
     expected = null.expected_rho(levels, d_out, d_in, k)
     if flags or length == 0:
