@@ -27,6 +27,7 @@ class Similarity:
 _ROWS = 1024  # as many rows in float64 at a time
 _NEGLIGIBLE = 1e-10  # of the largest squared singular value: below it is what float32 rounds off
 _BLOCK = 1 << 20  # elements, 4 MiB in float32: stays in the cache between uses, worth starting threads for
+_MOST_PARTS = 16  # threads that each keep a sum of d_in (k + 16) numbers, which must be little beside V
 
 
 def difference(aligned: Tensor, base: Tensor, out: Tensor) -> float:
@@ -35,7 +36,7 @@ def difference(aligned: Tensor, base: Tensor, out: Tensor) -> float:
     The result is NaN or infinite if a weight is.
     """
     blocks = _Blocks(
-        aligned, base, out.device, size=_BLOCK // 2
+        aligned, base, out.device, _BLOCK // 2
     )  # all of V stays in memory here, and this beside it
     squares = (_sum_of_squares(blocks.write(rows, out[rows]), blocks.spare) for rows in blocks.rows)
     return math.sqrt(sum(squares))
@@ -45,10 +46,10 @@ class _Blocks:
     """V = aligned - base, some rows at a time: on a CPU as many as stay in its cache, elsewhere all.
 
     What a block needs beside itself is a second buffer, made once. A temporary of its size for every block is new memory
-    whenever the C library gives large blocks back, and its page faults alone then take as long as both products of rho.
+    wherever the C library gives large blocks back, and its page faults then add up to a half to the time of rho.
     """
 
-    def __init__(self, aligned: Tensor, base: Tensor, device: torch.device, size: int = _BLOCK) -> None:
+    def __init__(self, aligned: Tensor, base: Tensor, device: torch.device, size: int) -> None:
         self.aligned, self.base, self.device = aligned, base, device
         d_out, self.d_in = aligned.shape
         count = max(1, size // max(1, self.d_in)) if device.type == "cpu" else max(1, d_out)
@@ -110,20 +111,25 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
 
     On a CPU, a block of rows of V is made and used at once for everything that needs it, while it is in the
     cache. Making each block a second time for V p takes less time than writing V to memory and reading it.
+    Each thread multiplies the rows that it has made: where two cores share no cache, as on many servers, a block
+    that both read takes twice as long to write again.
     """
     (d_out, k), d_in, device = folded.shape, aligned.shape[1], folded.device
     norm = float(folded.norm())
     norm_task = abs(scaling) * norm
     left = (folded / (norm or 1.0)).float().T
     left = torch.cat([left, null.probes(d_out).to(device)])  # ten times as fast on the left as V^T on a CPU
-    blocks = _Blocks(aligned, base, device)
+    blocks = _Blocks(aligned, base, device, _BLOCK)
     scratch = blocks.buffer()
-    first = torch.zeros(len(left), d_in, device=device)  # (V^T [b Z])^T
+    threads = min(torch.get_num_threads(), _MOST_PARTS) if device.type == "cpu" else 1
+    parts = torch.zeros(threads, len(left), d_in, device=device)  # of (V^T [b Z])^T
     squares = 0.0
     for rows in blocks.rows:
         block = blocks.write(rows, scratch)
         squares += _sum_of_squares(block, blocks.spare)
-        first.addmm_(left[:, rows], block)
+        n = threads if len(block) % threads == 0 else 1
+        parts[:n].baddbmm_(left[:, rows].unflatten(1, (n, -1)).transpose(0, 1), block.unflatten(0, (n, -1)))
+    first = parts.sum(0)
     norm_v = math.sqrt(squares)
     if not math.isfinite(norm_v):
         return Similarity(math.nan, math.nan, norm_task, norm_v, math.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,15 @@ def dense_rho(delta: torch.Tensor, v: torch.Tensor) -> float:
     return float((delta * projected).sum() / (delta.norm() * projected.norm()))
 
 
-def peak_of_buffers(work: Callable[[], object]) -> int:
-    """The most bytes that torch had allocated at once, on the CPU, for what the work made; mapped files do not count."""
+def allocations(work: Callable[[], object]) -> list[int]:
+    """The bytes that torch allocated, and freed (negative), on the CPU for the work, in order; mapped files do not count."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         work()
-    alive = peak = 0
-    for event in found.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return peak
+    return [event.nbytes() for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+
+
+def peak_of_buffers(work: Callable[[], object]) -> int:
+    """The most bytes that torch had allocated at once for what the work made."""
+    return max(accumulate(allocations(work)), default=0)
