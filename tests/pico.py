@@ -133,7 +133,7 @@ def dense_rho(delta: torch.Tensor, v: torch.Tensor) -> float:
 
 
 def allocations(work: Callable[[], object]) -> list[int]:
-    """The bytes that torch allocated, and freed (negative), on the CPU for the work, in order; mapped files do not count."""
+    """The bytes that torch allocated, and freed (negative), on the CPU for the work; mapped files do not count."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
