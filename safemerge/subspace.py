@@ -52,7 +52,11 @@ class _Blocks:
     def __init__(self, aligned: Tensor, base: Tensor, device: torch.device, size: int) -> None:
         self.aligned, self.base, self.device = aligned, base, device
         d_out, self.d_in = aligned.shape
-        count = max(1, size // max(1, self.d_in)) if device.type == "cpu" else max(1, d_out)
+        self.threads, count = 1, d_out
+        if device.type == "cpu":
+            self.threads = min(torch.get_num_threads(), _MOST_PARTS)
+            count = size // max(1, self.d_in) // self.threads * self.threads  # as many rows for each of them
+        count = max(self.threads, count)
         self.most = min(count, d_out)
         self.rows = [slice(start, min(start + count, d_out)) for start in range(0, d_out, count)]
         self.spare = self.buffer() if device.type == "cpu" else None  # a GPU's memory is kept by torch
@@ -121,13 +125,12 @@ def similarity(folded: Tensor, aligned: Tensor, base: Tensor, scaling: float = 1
     left = torch.cat([left, null.probes(d_out).to(device)])  # ten times as fast on the left as V^T on a CPU
     blocks = _Blocks(aligned, base, device, _BLOCK)
     scratch = blocks.buffer()
-    threads = min(torch.get_num_threads(), _MOST_PARTS) if device.type == "cpu" else 1
-    parts = torch.zeros(threads, len(left), d_in, device=device)  # of (V^T [b Z])^T
+    parts = torch.zeros(blocks.threads, len(left), d_in, device=device)  # of (V^T [b Z])^T
     squares = 0.0
     for rows in blocks.rows:
         block = blocks.write(rows, scratch)
         squares += _sum_of_squares(block, blocks.spare)
-        n = threads if len(block) % threads == 0 else 1
+        n = blocks.threads if len(block) % blocks.threads == 0 else 1
         parts[:n].baddbmm_(left[:, rows].unflatten(1, (n, -1)).transpose(0, 1), block.unflatten(0, (n, -1)))
     first = parts.sum(0)
     norm_v = math.sqrt(squares)
