@@ -1,6 +1,7 @@
 """Is there damage to repair, and do the repairs keep their order, as the fine-tuning's settings change?
 
 python -m evaluation.sensitivity RUN RUN... --output FILE.md
+python -m evaluation.sensitivity RUN RUN... --page docs/sensitivity.md
 
 RUN is a run.json or the folder that holds one, as `experiment=sensitivity` makes them; runs of several seeds go together.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from evaluation.attack import LEVELS, Sweep, frontier, levels, orders, sweeps
 from evaluation.figures.sensitivity import draw
+from evaluation.readme import END, START, replaced
 from evaluation.sections import p_text, points_text
 from evaluation.tables import Table, markdown, percent, rate_text
 from safemerge.commands import one_line_errors
@@ -104,6 +106,21 @@ def frontier_table(sweep: Sweep) -> Table:
     return table
 
 
+def tables(found: Sequence[Sweep], figures: Path, folder: str = "") -> str:
+    """Markdown of all sweeps; a figure per model is drawn at `figures` (a path without suffix), linked to in `folder`."""
+    figures.parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for i, sweep in enumerate(found):
+        stem = figures if len(found) == 1 else figures.with_name(f"{figures.name}-{i}")
+        picture = next(path for path in draw(sweep, stem) if path.suffix == ".png")
+        parts.append(f"## {sweep.title}")
+        for table in (settings_table(sweep), orders_table(sweep), frontier_table(sweep)):
+            if table.rows:
+                parts += [f"**{table.title}**", markdown(table), table.note]
+        parts.append(f"![Harm and utility over the settings]({folder}{picture.name})")
+    return "\n\n".join(parts)
+
+
 def write_page(paths: Sequence[Path], output: Path) -> list[Sweep]:
     """The tables as Markdown in `output`, a figure per model beside it.
 
@@ -111,17 +128,22 @@ def write_page(paths: Sequence[Path], output: Path) -> list[Sweep]:
         UserError: there are no two settings to compare.
     """
     found = sweeps(paths)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    parts = ["# Sensitivity to the settings of the fine-tuning"]
-    for i, sweep in enumerate(found):
-        stem = output.with_suffix("") if len(found) == 1 else output.with_name(f"{output.stem}-{i}")
-        picture = next(path for path in draw(sweep, stem) if path.suffix == ".png")
-        parts.append(f"## {sweep.title}")
-        for table in (settings_table(sweep), orders_table(sweep), frontier_table(sweep)):
-            if table.rows:
-                parts += [f"**{table.title}**", markdown(table), table.note]
-        parts.append(f"![Harm and utility over the settings]({picture.name})")
-    output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    text = f"# Sensitivity to the settings of the fine-tuning\n\n{tables(found, output.with_suffix(''))}\n"
+    output.write_text(text, encoding="utf-8")
+    return found
+
+
+def write_into(paths: Sequence[Path], page: Path) -> list[Sweep]:
+    """The same between the markers of a page that has text of its own, its figures in figures/ beside it.
+
+    Raises:
+        UserError: there are no two settings to compare, or the page has no markers.
+    """
+    found = sweeps(paths)
+    before = page.read_text(encoding="utf-8")
+    replaced(before, "", START, END)  # refused before anything is drawn
+    text = tables(found, page.parent / "figures" / page.stem, "figures/")
+    page.write_text(replaced(before, text, START, END), encoding="utf-8")
     return found
 
 
@@ -130,16 +152,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.sensitivity", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run.json, or the folder of one")
-    parser.add_argument("--output", type=Path, required=True, help="the page; its figures lie beside it")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", type=Path, help="a page of its own; its figures lie beside it")
+    where.add_argument("--page", type=Path, help=f"a page that has {START} and {END}: between them")
     options = parser.parse_args(arguments)
-    found = write_page(options.runs, options.output)
+    found = write_page(options.runs, options.output) if options.output else write_into(options.runs, options.page)
     for sweep in found:
         print(sweep.title)
         for setting in sweep.settings:
             its = setting.damage
             said = f"{points_text(its.difference)} points" if its else "unknown"
             print(f"  {setting.name}: damage {said}{' *' if setting.damaged else ''}")
-    print(f"page: {options.output}")
+    print(f"page: {options.output or options.page}")
     return 0
 
 

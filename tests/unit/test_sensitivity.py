@@ -114,6 +114,23 @@ def test_the_command_writes_a_page_and_a_figure(
     assert "learning rate 0.0003, epochs 1: damage +" in capsys.readouterr().out
 
 
+def test_between_the_markers_of_a_page_that_has_text_of_its_own(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "prose.md"
+    page.write_text("Before.\n")
+    assert sensitivity.main([*map(str, runs), "--page", str(page)]) == 2
+    assert "results:start" in capsys.readouterr().err
+    assert page.read_text() == "Before.\n" and not (tmp_path / "figures").exists()
+    page.write_text("Before.\n\n<!-- results:start -->old<!-- results:end -->\n\nAfter.\n")
+    for _ in range(2):
+        assert sensitivity.main([*map(str, runs), "--page", str(page)]) == 0
+        text = page.read_text()
+        assert text.startswith("Before.\n") and text.endswith("\nAfter.\n") and "old" not in text
+        assert text.count("Kendall's τ | p") == 1 and "(figures/prose.png)" in text
+    assert (tmp_path / "figures" / "prose.png").exists()
+
+
 def test_what_cannot_be_compared_is_one_line(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
