@@ -9,6 +9,12 @@ export PYTHON BACKEND TORCH_INDEX INSTALLER
 # Only what was given goes on the command line, so that defaults stay in conf/ alone.
 CHOICES := model=$(MODEL) $(if $(TASK),task=$(TASK)) $(if $(DATA),data=$(DATA)) $(if $(SEED),seed=$(SEED)) $(ARGS)
 
+# A misspelt variable would run something else than was meant.
+KNOWN := MODEL TASK DATA SEED ARGS DATA_ROOT PYTHON BACKEND TORCH_INDEX INSTALLER PY SHELL TESTS
+GIVEN := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $(v))),$(v)))
+UNKNOWN := $(filter-out $(KNOWN) MAKE% -*,$(GIVEN))
+$(if $(UNKNOWN),$(error no such setting: $(UNKNOWN); use $(wordlist 1,10,$(KNOWN))))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce doctor plan sweep study store test check unit recipe scale faults audit format bench peaks report \
 	lock clean ready

@@ -8,14 +8,13 @@ Only run.json and the rows that it names are read. Seeds of one experiment are p
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.claim_tables import claims_block, measured_text, outcome_text, short_block
 from evaluation.readme import analysed, replaced
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.screening import visible
 
 MARKERS = "<!-- claims:start -->", "<!-- claims:end -->"
@@ -24,7 +23,7 @@ MARKERS = "<!-- claims:start -->", "<!-- claims:end -->"
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.claims", description=__doc__)
+    parser = Parser(prog="python -m evaluation.claims", description=__doc__)
     parser.add_argument("--run", nargs="+", type=Path, required=True, help="run.json, or several")
     parser.add_argument("--output", type=Path, help="write the tables there, as Markdown")
     parser.add_argument(

@@ -8,7 +8,6 @@ each arithmetic and precision that the stored rows hold. Runs of one model, task
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from evaluation.multiverse_table import multiverse_table
 from evaluation.results import Entry, keep_of, load
 from evaluation.specifications import Curve, curves
 from evaluation.tables import markdown
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 
 
@@ -73,7 +72,7 @@ def write_page(runs: Sequence[Path], output: Path) -> dict[str, list[Curve]]:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.multiverse", description=__doc__)
+    parser = Parser(prog="python -m evaluation.multiverse", description=__doc__)
     parser.add_argument("--run", nargs="+", type=Path, required=True, help="run.json, or several")
     parser.add_argument("--output", type=Path, required=True, help="folder of the page and its figures")
     options = parser.parse_args(arguments)

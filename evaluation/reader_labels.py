@@ -26,7 +26,7 @@ from evaluation.readme import replaced
 from evaluation.results import PHRASES, Entry, load
 from evaluation.statistics import Rate, kappa, rate
 from evaluation.tables import Table, markdown, number, rate_text
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 
 START, END = "<!-- labels:start -->", "<!-- labels:end -->"
@@ -162,7 +162,7 @@ def _rates(pairs: Sequence[tuple[bool, bool]]) -> tuple[Rate, Rate]:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0; 2 on a user error."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.reader_labels", description=__doc__,
+    parser = Parser(prog="python -m evaluation.reader_labels", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
     drawing, scoring = commands.add_parser("draw"), commands.add_parser("score")

@@ -8,7 +8,6 @@ python -m evaluation.readme --run RUN_JSON --readme docs/study.md --whole
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from evaluation.run_file import RunFile
 from evaluation.run_tables import commit_text, machine_text, made_text, seeds_text
 from evaluation.sections import recovery_lines
 from evaluation.tables import headline_table, markdown
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -86,7 +85,7 @@ def replaced(page: str, text: str, start: str = START, end: str = END) -> str:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0; 1 with --check when the block is stale; 2 on a user error."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.readme", description=__doc__)
+    parser = Parser(prog="python -m evaluation.readme", description=__doc__)
     parser.add_argument("--run", nargs="+", type=Path, required=True, help="run.json, or several")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument(

@@ -7,7 +7,6 @@ python -m evaluation.report RUN_JSON... --output DIR
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gc
 import json
@@ -30,7 +29,7 @@ from evaluation.literature import literature_table
 from evaluation.long_form import ResultRow, long_rows, plain, write_results
 from evaluation.results import Entry, keep_of, load
 from evaluation.tables import Table, headline_table, latex
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 
 
@@ -226,9 +225,7 @@ def print_headline(summary: ReportSummary, console: Any) -> None:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.report", description="Rebuild a report from artifacts."
-    )
+    parser = Parser(prog="python -m evaluation.report", description="Rebuild a report from artifacts.")
     parser.add_argument(
         "run_json", nargs="+", type=Path, help="run.json of one run, or of several to be shown together"
     )

@@ -8,7 +8,6 @@ RUN is a run.json or the folder that holds one, as `experiment=sensitivity` make
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from evaluation.figures.sensitivity import draw
 from evaluation.readme import END, START, replaced
 from evaluation.sections import p_text, points_text
 from evaluation.tables import Table, markdown, percent, rate_text
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 
 
 def settings_table(sweep: Sweep) -> Table:
@@ -150,13 +149,15 @@ def write_into(paths: Sequence[Path], page: Path) -> list[Sweep]:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.sensitivity", description=__doc__)
+    parser = Parser(prog="python -m evaluation.sensitivity", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="run.json, or the folder of one")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, help="a page of its own; its figures lie beside it")
     where.add_argument("--page", type=Path, help=f"a page that has {START} and {END}: between them")
     options = parser.parse_args(arguments)
-    found = write_page(options.runs, options.output) if options.output else write_into(options.runs, options.page)
+    found = (
+        write_page(options.runs, options.output) if options.output else write_into(options.runs, options.page)
+    )
     for sweep in found:
         print(sweep.title)
         for setting in sweep.settings:

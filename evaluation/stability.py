@@ -7,7 +7,6 @@ RUN is a run.json or the folder that holds one; runs of several seeds count as s
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from evaluation.figures.canvas import figure
 from evaluation.overlap import chance
 from evaluation.run_file import EntryRecord, read_run
 from evaluation.tables import Table, markdown
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 from safemerge.selection import show
 from safemerge.table import ModuleRow, read_table
@@ -242,7 +241,7 @@ def write_page(paths: Sequence[Path], output: Path) -> list[PairRow]:
 @one_line_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit 0, or 2 with one line on a user error."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m evaluation.stability",
         description="Which modules do finished runs merge in common, and is that more than chance?",
     )

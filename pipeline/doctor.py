@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: on it with both libraries held to AVX2 (16:08).
 MINUTES = {"tiny": {"float32": 2, "bfloat16": 2}, "smollm2-135m": {"float32": 17, "bfloat16": 10}}
 NEEDS_GIB, NEEDS_DISK_GIB = 6.0, 10.0
+LOAD_S = 120.0  # that vLLM gets to load: 10 s on an idle machine
 HUB_S = 5.0  # seconds that the hub gets to answer; looking up its name may hang for longer
 CGROUP = Path("/sys/fs/cgroup")
 #: Loads vLLM's compiled part too: `import vllm` alone succeeds where a library is missing that it links.
@@ -50,16 +51,20 @@ print(vllm.__version__ if current_platform.device_type else "finds no device tha
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the screen. `remedy` is set where something is wrong; `fatal` if the default model cannot run so."""
+    """One line of the screen. `remedy` is set where something is wrong; `fatal` if the default model cannot run so.
+
+    undecided: it could not be found out whether it can.
+    """
 
     what: str
     found: str
     remedy: str = ""
     fatal: bool = False
+    undecided: bool = False
 
 
-def _load_vllm(seconds: float) -> str:
-    """vLLM's version if it loads in a process of its own, else why it does not, in one line."""
+def _load_vllm(seconds: float) -> str | None:
+    """vLLM's version if it loads in a process of its own, else why it does not, in one line; None if it takes longer."""
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
     try:
         done = subprocess.run(
@@ -70,7 +75,7 @@ def _load_vllm(seconds: float) -> str:
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {seconds:.0f} s"
+        return None
     _, warned, why = (done.stdout + done.stderr).partition("Failed to import from vllm._C")
     if warned:  # vLLM itself goes on, and fails at the first prompt
         return f"does not load: {why.partition(': ')[2].splitlines()[0][:120]}"
@@ -148,7 +153,12 @@ def vllm() -> Finding:
     without = 'ARGS="generation.backend=transformers" does without it, slower'
     if not sys.platform.startswith("linux"):
         return Finding("vLLM", "there is none for this system", without, fatal=True)
-    found = _load_vllm(60)
+    found = _load_vllm(LOAD_S)
+    if found is None:
+        text = f"still loading after {LOAD_S:.0f} s"
+        return Finding(
+            "vLLM", text, "make doctor again when this machine or its disk is less busy", undecided=True
+        )
     if found[:1].isdigit():
         return Finding("vLLM", found)
     remedy = "make setup"
@@ -244,11 +254,13 @@ def main() -> int:
     console = Console(highlight=False)
     console.print(table)
     fatal = [f.what for f in findings if f.fatal]
-    console.print(
-        f"the default model cannot run here: {', '.join(fatal)}"
-        if fatal
-        else "the default model can run here"
-    )
+    undecided = [f.what for f in findings if f.undecided]
+    if fatal:
+        console.print(f"the default model cannot run here: {', '.join(fatal)}")
+    elif undecided:
+        console.print(f"the default model can run here, if {', '.join(undecided)} can")
+    else:
+        console.print("the default model can run here")
     return int(bool(fatal))
 
 

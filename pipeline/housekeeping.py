@@ -23,7 +23,7 @@ from pipeline import archive, locks
 from pipeline.integrity import FILES
 from pipeline.store import MANIFEST
 from pipeline.usage import LEFT_OVER, Held, forgotten, held, known_folders, size_of
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 from safemerge.screening import visible
 
@@ -164,9 +164,7 @@ def _hold(store: Path, stack: contextlib.ExitStack) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    its = argparse.ArgumentParser(
-        prog="python -m pipeline.housekeeping", description=(__doc__ or "").splitlines()[0]
-    )
+    its = Parser(prog="python -m pipeline.housekeeping", description=(__doc__ or "").splitlines()[0])
     its.add_argument("--store", type=Path, default=Path("outputs/store"))
     its.add_argument(
         "--runs", type=Path, action="append", help="a folder of runs; may be given several times"

@@ -25,7 +25,7 @@ from pipeline.stage_settings import Harness
 from pipeline.store import Step, Store
 from pipeline.tracking import Tracker
 from pipeline.unkeyed import Tasks
-from safemerge.commands import one_line_errors
+from safemerge.commands import Parser, one_line_errors
 from safemerge.errors import UserError
 from safemerge.screening import visible
 
@@ -187,7 +187,7 @@ def _one(
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    its = argparse.ArgumentParser(
+    its = Parser(
         prog="python -m pipeline.lm_eval",
         description="Evaluate rows of a report with tasks of lm-evaluation-harness; they become columns of its tables.",
     )

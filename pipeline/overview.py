@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import again, answers, budget, grid, needs, plan
+from pipeline import again, answers, budget, grid, needs, plan, run_record
 from pipeline.budget import Budget
 from pipeline.precision import LARGE, automatic
 from pipeline.preflight import hub_models, missing
@@ -23,7 +23,7 @@ def _cost(x: plan.Experiment, stage: str, budget: Budget | None) -> tuple[str, s
         "prepare": "data",
         "similarity": "read the weights once",
         "merge": "seconds",
-        "report": "seconds",
+        "report": "~10 s",
     }
     if budget is not None:
         time = {"prepare": "download"}
@@ -85,6 +85,7 @@ def steps_by_stage(x: plan.Experiment, store: Store) -> dict[str, list[Step]]:
     tuned = [step for name in x.config.judge if (step := answers.threshold(x, name))]
     judged = [step for c in candidates for step in (*c.judged_by(), *c.likelihoods)]
     stages["judge"] = [*tuned, *judged]
+    stages["report"] = [run_record.checks_step(x, store, candidates)]
     return stages
 
 
@@ -103,13 +104,15 @@ def show(x: plan.Experiment, store: Store, console: Console, moving: Sequence[st
             names = list(dict.fromkeys(s.name for s in steps))
             what = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
             cached = _count(store, steps)
+            if stage == "report":
+                what = f"{what}, tables, figures"
         else:
             counts = {"merge": f"up to {len(merging)} adapters, by what tau selects"}
             per = " x ".join([f"up to {len(x.points)} models", ", ".join(config.benchmark)])
             counts |= {"generate": per, "judge": f"{', '.join(config.judge)} on {per}"}
             what, cached = (
-                counts.get(stage, "tables, figures, report"),
-                "" if stage == "report" else "known after similarity",
+                counts.get(stage, "checks of the run, tables, figures"),
+                "known after similarity",
             )
         table.add_row(stage, what or "nothing", cached, *_cost(x, stage, spent))
     console.print(table)

@@ -273,7 +273,7 @@ def checks_step(x: plan.Experiment, store: Store, candidates: Sequence[grid.Cand
     ]
     present = {s.key: s for s in read if s is not None and (isinstance(s, External) or store.has(s))}
     inputs: dict[str, plan.Source] = {f"{i:04}": present[key] for i, key in enumerate(sorted(present))}
-    # Checks take a second: whatever changes in their code makes them anew.
+    # Checks take seconds: whatever changes in their code makes them anew.
     its = Check([c.point.label for c in candidates], sources(*CHECKED_BY))
     whole = Whole(x.config.model_dump(mode="json", by_alias=True), str(store.root))
     return Step("check", "checks of the run", its.keyed(), inputs, whole)

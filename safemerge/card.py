@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from safemerge.changes import Changes
 from safemerge.selection import Repair, show
 from safemerge.table import ModuleRow, live_rhos
@@ -127,10 +129,10 @@ def _settings(repair: Repair) -> dict[str, object]:
 
 
 def _summary(rows: Sequence[ModuleRow]) -> list[str]:
-    rhos = sorted(live_rhos(rows))
+    rhos = live_rhos(rows)
     if not rhos:
         return ["No module has a defined rho."]
-    quartiles = [rhos[round(q * (len(rhos) - 1))] for q in (0, 0.25, 0.5, 0.75, 1)]
+    quartiles = np.quantile(rhos, (0, 0.25, 0.5, 0.75, 1))  # as a tau such as q0.5 is taken
     words = zip(("min", "25 %", "median", "75 %", "max"), quartiles, strict=True)
     line = ", ".join(f"{word} {value:.4f}" for word, value in words)
     odd = len(rows) - len(rhos)

@@ -98,9 +98,19 @@ def _say_result(found: Repaired) -> None:
         print(f"the projection multiplied the length of its updates by {found.shrink:.2g} (median)")
     if found.rounding is not None:
         print(f"rounding to the stored dtype changed the repaired updates by {found.rounding:.2g} (median)")
-    for note in found.notes:
+    for note in [*found.notes, *_selects_all_or_none(found)]:
         print(f"note: {visible(note)}", file=sys.stderr)
     print(f"{'model' if found.rank is None else 'adapter'}: {found.output}")
+
+
+def _selects_all_or_none(found: Repaired) -> list[str]:
+    """What to know of a threshold that does not divide the modules."""
+    if found.tau is None or 0 < len(found.selected) < found.modules:
+        return []
+    what = (
+        "no module, so nothing was repaired" if not found.selected else "every module, as --method full does"
+    )
+    return [f"this tau selects {what}; inspect counts the modules for others, and q0.5 selects half of them"]
 
 
 def _inspect(options: argparse.Namespace) -> None:

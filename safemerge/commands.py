@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from safemerge.errors import UserError
 from safemerge.screening import visible
+
+
+class Parser(argparse.ArgumentParser):
+    """One that answers wrong options in one line too, and names the help instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {visible(message)}; see {self.prog} --help\n")
+
 
 Main = Callable[[Sequence[str] | None], int]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safemerge import controls, methods
+from safemerge.commands import Parser
 from safemerge.errors import UserError
 from safemerge.selection import COMBINES, PROJECTORS, TAUS, Point, show
 
@@ -80,7 +81,7 @@ DEFAULTS: dict[str, Any] = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with its help."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "safemerge",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,

@@ -42,6 +42,24 @@ def test_repair_writes_an_adapter_a_card_and_a_table(
     assert "| aligned fingerprint |" in card
 
 
+@pytest.mark.parametrize(
+    ("tau", "said"), [("1", "selects every module"), ("0", "selects no module"), ("q0.5", "")]
+)
+def test_a_threshold_that_divides_nothing_is_said(
+    pico: Pico, tmp_path: Path, capsys: pytest.CaptureFixture[str], tau: str, said: str
+) -> None:
+    assert repair(pico, "--tau", tau, "--output", str(tmp_path / "out")) == 0
+    error = capsys.readouterr().err
+    assert said in error and ("this tau" in error) == bool(said)
+
+
+def test_a_median_in_the_card_is_the_one_that_q_half_means(pico: Pico, tmp_path: Path) -> None:
+    assert repair(pico, "--tau", "q0.5", "--output", str(tmp_path / "out")) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    tau = float(card.split("| tau | ")[1].split(" ")[0])
+    assert f"median {tau:.4f}" in card  # of 14 modules: between the two in the middle
+
+
 def test_inspect_counts_and_saves(pico: Pico, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "deep" / "similarity.csv"
     assert main(["inspect", *sources(pico), "--tau", "0", "q0.5", "2", "--output", str(table)]) == 0
