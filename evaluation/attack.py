@@ -102,11 +102,13 @@ class OrderRow:
 class FrontierRow:
     """Of one method, over all settings: the row of lowest harm on the development half that keeps a level of utility there.
 
-    cells: one per level, with its setting; None where no setting of it reaches the level.
+    cells: one per level, with its setting; None where no setting of it reaches it. known: whether the development half
+    was answered by it at all, which a row that is not tuned does not do.
     """
 
     name: str
     cells: list[tuple[Cell, Setting] | None]
+    known: bool
 
 
 def sweeps(paths: Sequence[Path]) -> list[Sweep]:
@@ -243,5 +245,5 @@ def frontier(sweep: Sweep) -> list[FrontierRow]:
             )
             for level in wanted
         ]
-        found.append(FrontierRow(name, best))
+        found.append(FrontierRow(name, best, bool(known)))
     return found

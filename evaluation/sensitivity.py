@@ -96,10 +96,16 @@ def frontier_table(sweep: Sweep) -> Table:
             "gain is that of the strongest fine-tuning over the aligned model."
         ),
     )
-    for row in frontier(sweep):
-        cells = []
+    rows = frontier(sweep)
+    if not all(row.known for row in rows):
+        table.note += (
+            " –: not tuned, so it did not answer the development half, and nothing can be chosen for it."
+        )
+    for row in rows:
+        cells: list[tuple[str, float]] = []
         for its in row.cells:
-            text, value = rate_text(its[0].harm, counts=False) if its else ("not reached", math.nan)
+            missing = "not reached" if row.known else "–"
+            text, value = rate_text(its[0].harm, counts=False) if its else (missing, math.nan)
             cells.append((f"{text}, {its[1].name}" if its else text, value))
         table.add(row.name, *cells)
     return table

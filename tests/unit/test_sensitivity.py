@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,19 @@ def test_the_frontier_is_chosen_on_dev_and_shown_on_test(sweep: attack.Sweep) ->
             if its:
                 assert its[0].dev_harm == min(c.dev_harm for c in every) and its[0].dev_utility >= level
     assert any(its is None for row in rows.values() for its in row.cells)
+
+
+def test_a_row_without_a_development_half_is_not_said_to_reach_nothing(sweep: attack.Sweep) -> None:
+    def blind(cell: attack.Cell) -> attack.Cell:
+        return replace(cell, dev_harm=math.nan, dev_utility=math.nan) if cell.method == "safelora" else cell
+
+    settings = [replace(s, cells=[blind(cell) for cell in s.cells]) for s in sweep.settings]
+    found = replace(sweep, settings=settings)
+    assert [row.name for row in attack.frontier(found) if not row.known] == ["SafeLoRA"]
+    table = sensitivity.frontier_table(found)
+    cells = {row[0]: row[1:] for row in table.rows}
+    assert {str(cell) for cell in cells["SafeLoRA"]} == {"–"} and "not tuned, so it did not" in table.note
+    assert "not tuned, so it did not" not in sensitivity.frontier_table(sweep).note
 
 
 def test_the_command_writes_a_page_and_a_figure(
