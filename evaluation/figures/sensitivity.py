@@ -31,7 +31,7 @@ def draw(sweep: Sweep, stem: Path) -> list[Path]:
             left.errorbar(values, at, xerr=error, fmt=marker, color=colour, label=label, capsize=3)
         left.set_yticks(
             range(len(sweep.settings)),
-            [s.name + (" *" if s.damaged else "") for s in sweep.settings],
+            [f"{i}: {s.name}{' *' if s.damaged else ''}" for i, s in enumerate(sweep.settings, 1)],
             fontsize=8.5,
         )
         left.set_ylim(len(sweep.settings) - 0.5, -0.5)
@@ -43,24 +43,26 @@ def draw(sweep: Sweep, stem: Path) -> list[Path]:
             cell.name for s in sweep.settings for cell in s.cells if not cell.display.control
         )
         for name in names:
-            found = [cell for s in sweep.settings for cell in s.cells if cell.name == name and _known(cell)]
+            found = [
+                (i, cell)
+                for i, s in enumerate(sweep.settings, 1)
+                for cell in s.cells
+                if cell.name == name and _known(cell)
+            ]
             if not found:
                 continue
-            shown = found[0].display
-            right.plot(
-                [100 * cell.utility.value for cell in found],
-                [100 * cell.harm.value for cell in found],
-                marker=shown.marker,
-                color=shown.colour,
-                linewidth=1.0,
-                alpha=0.85,
-                markersize=6,
-                label=name,
-            )
+            shown = found[0][1].display
+            places = [(100 * cell.utility.value, 100 * cell.harm.value) for _, cell in found]
+            style = {"marker": shown.marker, "color": shown.colour, "linestyle": "none", "alpha": 0.85}
+            right.plot(*zip(*places, strict=True), markersize=6, label=name, **style)
+            for (i, _), place in zip(found, places, strict=True):
+                right.annotate(
+                    str(i), place, (5, 3), textcoords="offset points", color=shown.colour, fontsize=8
+                )
         right.set_xlabel(f"Utility: {sweep.utility} (%)")
         right.set_ylabel(f"Harm: {sweep.harm} (%)")
         right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
-        right.set_title("Harm over utility, a point per setting", loc="left", fontsize=10)
+        right.set_title("Harm over utility, a point per setting (numbers: left)", loc="left", fontsize=10)
         legend_below(fig, 4, *right.get_legend_handles_labels(), fontsize=8.5)
         fig.suptitle(sweep.title, x=0.01, ha="left", fontsize=10)
     return paths
