@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,12 @@ def test_a_job_of_a_multirun_leaves_with_the_main_process_that_started_it(job: s
 
 
 @pytest.mark.parametrize("number", list(WORD))
-def test_an_error_that_a_signal_has_led_to_is_its_ending(number: signal.Signals) -> None:
+def test_an_error_that_a_signal_has_led_to_is_its_ending(
+    number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     """A library that is interrupted in the middle may make an error of it."""
+    if number == signal.SIGHUP:  # under nohup it is ignored, and would stay so
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
 
     def broken() -> None:
         try:
