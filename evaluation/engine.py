@@ -5,13 +5,10 @@ All take token ids (never strings) and give the same rows, so artifacts do not c
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,10 +191,6 @@ def _vllm(
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # It leaves its sockets behind. Their paths have at most 107 characters, 37 of them the name.
-    if "VLLM_RPC_BASE_PATH" not in os.environ and len(tempfile.gettempdir()) < 50:
-        sockets = os.environ["VLLM_RPC_BASE_PATH"] = tempfile.mkdtemp(prefix="vllm-")
-        atexit.register(shutil.rmtree, sockets, ignore_errors=True)
     import torch
     from vllm import LLM
 

@@ -11,9 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,8 @@ QUICK = [
 
 
 class Pipeline:
-    def __init__(self, folder: Path, temporary: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.store = folder / "store"
-        self.temporary = temporary
         self.folders = [
             f"store={self.store}",
             f"runs={folder / 'runs'}",
@@ -53,7 +51,7 @@ class Pipeline:
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", *QUICK, *self.folders, *overrides],
             cwd=ROOT,
-            env={**os.environ, "WANDB_MODE": "offline", "TMPDIR": str(self.temporary)},
+            env={**os.environ, "WANDB_MODE": "offline"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -92,15 +90,8 @@ class Pipeline:
         }
 
 
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """Not in pytest's folder: the path of a socket must be short."""
-    with tempfile.TemporaryDirectory(prefix="pipe-") as name:
-        yield Path(name)
-
-
-def test_interrupted_twice_it_goes_on_and_keeps_what_was_finished(tmp_path: Path, temporary: Path) -> None:
-    pipeline = Pipeline(tmp_path, temporary)
+def test_interrupted_twice_it_goes_on_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
     store = pipeline.store
 
     # 1. While the second LoRA of a worker is trained: the first one is finished, the second is not.
@@ -146,7 +137,6 @@ def test_interrupted_twice_it_goes_on_and_keeps_what_was_finished(tmp_path: Path
     out = pipeline.run()
     assert "0 artifacts made" in out
     assert time.monotonic() - start < 60  # 20 s is the bar on an idle machine; tests share theirs
-    assert not list(temporary.rglob("*")), "neither vLLM's sockets nor anything else is left behind"
 
     check_outputs(tmp_path)
     check_the_other_backend(pipeline)
