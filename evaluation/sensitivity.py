@@ -49,6 +49,12 @@ def settings_table(sweep: Sweep) -> Table:
         )
         if setting.damaged:
             table.marked.add(len(table.rows) - 1)
+    aligned = [cell for s in sweep.settings for cell in s.cells if cell.method == "aligned"]
+    if len({(percent(cell.harm.value), percent(cell.utility.value)) for cell in aligned}) > 1:
+        table.note += (
+            " The aligned model is not the same in all settings: they changed its training too (as the rank does), and "
+            "damage and repair are then those of another model."
+        )
     return table
 
 

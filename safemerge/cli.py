@@ -107,10 +107,10 @@ def _selects_all_or_none(found: Repaired) -> list[str]:
     """What to know of a threshold that does not divide the modules."""
     if found.tau is None or 0 < len(found.selected) < found.modules:
         return []
-    what = (
-        "no module, so nothing was repaired" if not found.selected else "every module, as --method full does"
-    )
-    return [f"this tau selects {what}; inspect counts the modules for others, and q0.5 selects half of them"]
+    what = "every module is" if found.selected else "no module is"
+    return [
+        f"with this tau {what} repaired; inspect counts the modules for others, and q0.5 selects half of them"
+    ]
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -35,9 +35,8 @@ def difference(aligned: Tensor, base: Tensor, out: Tensor) -> float:
 
     The result is NaN or infinite if a weight is.
     """
-    blocks = _Blocks(
-        aligned, base, out.device, _BLOCK // 2
-    )  # all of V stays in memory here, and this beside it
+    # All of V is in memory here: a smaller block beside it.
+    blocks = _Blocks(aligned, base, out.device, _BLOCK // 2)
     squares = (_sum_of_squares(blocks.write(rows, out[rows]), blocks.spare) for rows in blocks.rows)
     return math.sqrt(sum(squares))
 

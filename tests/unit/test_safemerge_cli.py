@@ -43,14 +43,14 @@ def test_repair_writes_an_adapter_a_card_and_a_table(
 
 
 @pytest.mark.parametrize(
-    ("tau", "said"), [("1", "selects every module"), ("0", "selects no module"), ("q0.5", "")]
+    ("tau", "said"), [("1", "every module is repaired"), ("0", "no module is repaired"), ("q0.5", "")]
 )
 def test_a_threshold_that_divides_nothing_is_said(
     pico: Pico, tmp_path: Path, capsys: pytest.CaptureFixture[str], tau: str, said: str
 ) -> None:
     assert repair(pico, "--tau", tau, "--output", str(tmp_path / "out")) == 0
     error = capsys.readouterr().err
-    assert said in error and ("this tau" in error) == bool(said)
+    assert said in error and ("with this tau" in error) == bool(said)
 
 
 def test_a_median_in_the_card_is_the_one_that_q_half_means(pico: Pico, tmp_path: Path) -> None:

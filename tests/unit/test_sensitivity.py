@@ -118,6 +118,15 @@ def test_a_row_without_a_development_half_is_not_said_to_reach_nothing(sweep: at
     assert "not tuned, so it did not" not in sensitivity.frontier_table(sweep).note
 
 
+def test_another_aligned_model_is_said(sweep: attack.Sweep) -> None:
+    assert "aligned model is not the same" not in sensitivity.settings_table(sweep).note
+    first, *others = sweep.settings
+    strange = replace(first.cells[0].harm, value=0.77)
+    moved = [replace(c, harm=strange) if c.method == "aligned" else c for c in first.cells]
+    found = replace(sweep, settings=[replace(first, cells=moved), *others])
+    assert "aligned model is not the same" in sensitivity.settings_table(found).note
+
+
 def test_the_command_writes_a_page_and_a_figure(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
